@@ -1,0 +1,120 @@
+"""§ 4.1.1: the kMax-Mamba (kMM) block and decoder, Eq. 8-10.
+
+Queries are cluster centers. Each voxel belongs to the query that answers it most strongly, as in k-means; a state space
+layer runs along the voxels before that choice, so that an assignment knows what came before it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
+from dsmseg.model.state_space import SelectiveStateSpace
+
+
+def cluster_centers(
+    response: Float[Tensor, "batch query voxel"], feature: Float[Tensor, "batch voxel channel"]
+) -> Float[Tensor, "batch query channel"]:
+    """Assign each voxel to the query that answers it most (argmax of Eq. 9) and gather its features (Eq. 10).
+
+    The assignment is one-hot over queries; its gradient is the softmax's (straight through). The printed sum grows
+    with the number of voxels, and with it the update of a query, so it is divided by the cluster's size, as in
+    k-means. Size means voxels or soft voxels, whichever is more: a query with many soft and few hard voxels would
+    otherwise get the gradient of all of them, undivided. An empty cluster gives zero.
+    """
+    soft = response.softmax(dim=1)
+    hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
+    size = torch.maximum(hard.sum(-1), soft.sum(-1)).detach().clamp(min=1.0)
+    assignment = hard + soft - soft.detach()
+    return assignment @ feature / size.unsqueeze(-1)
+
+
+class KMaxMambaBlock(nn.Module):
+    """One kMM block: Eq. 9, Eq. 10, then self-attention and a feed-forward layer."""
+
+    def __init__(
+        self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int, state: int
+    ) -> None:
+        super().__init__()
+        self.scale = level_channels**-0.5
+        self.query_norm = nn.LayerNorm(width)
+        self.query_projection = nn.Linear(width, level_channels)
+        self.feature_norm = nn.LayerNorm(level_channels)
+        self.bias = nn.Parameter(torch.zeros(queries))
+        self.state_space = SelectiveStateSpace(channels=queries, state=state)
+        self.center_projection = nn.Linear(level_channels, width)
+        self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query width"], level: Float[Tensor, "batch channel x y z"]
+    ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch query x y z"]]:
+        """Give the updated queries and the soft response R_i before argmax, as logits per organ and voxel."""
+        feature = self.feature_norm(level.flatten(2).transpose(1, 2))
+        query = self.query_projection(self.query_norm(queries))
+        affinity = self.scale * query @ feature.transpose(1, 2) + self.bias[:, None]
+        remembered = self.state_space(functional.silu(affinity).transpose(1, 2)).transpose(1, 2)
+        response = affinity + remembered
+        centers = cluster_centers(response, feature.to(response.dtype))
+        queries = queries + self.center_projection(centers)
+        return self.self_attention(queries), response.unflatten(-1, level.shape[2:])
+
+
+class MaskTransformerBlock(nn.Module):
+    """The vanilla mask-transformer block in the kMM block's place (Table 5, row 2): spatial softmax attention."""
+
+    def __init__(self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int) -> None:
+        super().__init__()
+        self.scale = level_channels**-0.5
+        self.query_norm = nn.LayerNorm(width)
+        self.query_projection = nn.Linear(width, level_channels)
+        self.feature_norm = nn.LayerNorm(level_channels)
+        self.bias = nn.Parameter(torch.zeros(queries))
+        self.cross_attention = MultiHeadAttention(width=width, heads=heads, key_width=level_channels)
+        self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query width"], level: Float[Tensor, "batch channel x y z"]
+    ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch query x y z"]]:
+        """Give the updated queries and their response to the level, as logits."""
+        feature = self.feature_norm(level.flatten(2).transpose(1, 2))
+        normalized = self.query_norm(queries)
+        response = self.scale * self.query_projection(normalized) @ feature.transpose(1, 2) + self.bias[:, None]
+        queries = queries + self.cross_attention(normalized, feature)
+        return self.self_attention(queries), response.unflatten(-1, level.shape[2:])
+
+
+class KMaxMambaDecoder(nn.Module):
+    """K_d: organ queries meet F_1..F_4 (strides 32, 16, 8, 4), one block a level."""
+
+    def __init__(
+        self,
+        *,
+        level_channels: Sequence[int],
+        organs: int,
+        width: int,
+        heads: int,
+        feed_forward_width: int,
+        state: int,
+        state_space: bool = True,
+    ) -> None:
+        """``state_space=False`` builds the vanilla blocks of Table 5, row 2."""
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(organs, width) * 0.02)
+        sizes = {"width": width, "queries": organs, "heads": heads, "feed_forward_width": feed_forward_width}
+        block = partial(KMaxMambaBlock, state=state, **sizes) if state_space else partial(MaskTransformerBlock, **sizes)
+        self.blocks = nn.ModuleList(block(level_channels=channels) for channels in level_channels)
+
+    def forward(
+        self, levels: Sequence[Float[Tensor, "batch channel_i x_i y_i z_i"]]
+    ) -> tuple[Float[Tensor, "batch organ width"], list[Float[Tensor, "batch organ x_i y_i z_i"]]]:
+        """Give the refined organ queries and the responses R_1..R_4 (logits, before argmax)."""
+        queries = self.queries.expand(levels[0].shape[0], -1, -1)
+        responses = []
+        for block, level in zip(self.blocks, levels, strict=True):
+            queries, response = block(queries, level)
+            responses.append(response)
+        return queries, responses

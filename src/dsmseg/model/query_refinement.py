@@ -1,0 +1,203 @@
+"""Diffusion-guided query refinement, the DQR decoder (§ 4.2.2, Figure 2c)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsmseg.model.anomaly_prompt import mask_prompt, min_max
+from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
+from dsmseg.model.semantic_diffusion import SemanticDiffusion
+
+
+class RefinedQueries(NamedTuple):
+    """Queries after the last DQR block."""
+
+    organs: Float[Tensor, "batch organ width"]
+    tumors: Float[Tensor, "batch tumor width"]
+
+
+class GuidedDiffusion(nn.Module):
+    """Eq. 17 with its guidance D_i: the deeper map, projected and brought to unit scale.
+
+    Eq. 17 sees differences of the guidance only, and its sharpness sets their scale. So the projection has no bias, and
+    the normalization, over all channels and voxels of a case, no parameters.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Build for maps of ``channels`` channels."""
+        super().__init__()
+        self.project = nn.Conv3d(channels, channels, kernel_size=1, bias=False)
+        self.normalize = nn.GroupNorm(1, channels, affine=False)
+        self.diffuse = SemanticDiffusion(channels)
+
+    def forward(
+        self, feature: Float[Tensor, "batch channel x y z"], deeper: Float[Tensor, "batch channel x y z"]
+    ) -> Float[Tensor, "batch channel x y z"]:
+        """Return F^_i of ``feature``, guided by the ``deeper`` map at the same resolution."""
+        diffused: Tensor = self.diffuse(feature, self.normalize(self.project(deeper)))
+        return diffused
+
+
+class ProjectedFeature(nn.Module):
+    """The projection layer that replaces the diffusion in row 4 of Table 5 (§ 6.4)."""
+
+    def __init__(self, channels: int) -> None:
+        """Build for maps of ``channels`` channels."""
+        super().__init__()
+        self.project = nn.Conv3d(channels, channels, kernel_size=1)
+
+    def forward(
+        self, feature: Float[Tensor, "batch channel x y z"], deeper: Float[Tensor, "batch channel x y z"]
+    ) -> Float[Tensor, "batch channel x y z"]:
+        """Return the projection of ``feature``; the ``deeper`` map is part of it already and guides nothing."""
+        projected: Tensor = self.project(feature)
+        return projected
+
+
+class QueryRefinementBlock(nn.Module):
+    """One DQR block: Eq. 17, masked cross-attention (Eq. 19), self-attention of organs and tumors, feed-forward.
+
+    Pre-norm residual layers. T_i is the linear projection of T to the C_i channels in which Eq. 19 attends; what it
+    reads is projected back and added to T, which keeps its width. Keys have no positional encoding: a voxel's place in
+    an arbitrary window says nothing about the body.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        width: int,
+        heads: int,
+        feed_forward_width: int,
+        diffusion: bool = True,
+        mask_prompt: bool = True,
+    ) -> None:
+        """Build a block for a level of ``channels`` channels; the switches are those of ``QueryRefinementDecoder``."""
+        super().__init__()
+        self.mask_prompt = mask_prompt
+        self.enhance: nn.Module = GuidedDiffusion(channels) if diffusion else ProjectedFeature(channels)
+        self.context_norm = nn.LayerNorm(2 * channels)
+        self.to_level = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
+        context_width = 2 * channels + (0 if mask_prompt else 1)
+        self.cross_attention = MultiHeadAttention(width=channels, heads=heads, key_width=context_width)
+        self.from_level = nn.Linear(channels, width)
+        self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
+
+    def forward(
+        self,
+        feature: Float[Tensor, "batch channel x y z"],
+        deeper: Float[Tensor, "batch channel x y z"],
+        score: Float[Tensor, "batch x y z"],
+        queries: RefinedQueries,
+    ) -> tuple[RefinedQueries, Float[Tensor, "batch channel x y z"]]:
+        """Return the updated queries, and F_i + F^_i for the next level.
+
+        Args:
+            feature: F_i.
+            deeper: the map that guides the diffusion, at F_i's resolution.
+            score: anomaly score A_i of Eq. 14.
+            queries: the queries so far.
+        """
+        enhanced = self.enhance(feature, deeper)
+        context, mask = self._context(feature, enhanced, score)
+        read = self.cross_attention(self.to_level(queries.tumors), context, mask)
+        tumors = queries.tumors + self.from_level(read)
+        tokens = self.self_attention(torch.cat([queries.organs, tumors], dim=1))
+        organs, tumors = tokens.split([queries.organs.shape[1], tumors.shape[1]], dim=1)
+        return RefinedQueries(organs, tumors), feature + enhanced
+
+    def _context(
+        self,
+        feature: Float[Tensor, "batch channel x y z"],
+        enhanced: Float[Tensor, "batch channel x y z"],
+        score: Float[Tensor, "batch x y z"],
+    ) -> tuple[Float[Tensor, "batch voxel context"], Float[Tensor, "batch 1 1 voxel"] | None]:
+        context = self.context_norm(torch.cat([feature, enhanced], dim=1).flatten(2).transpose(1, 2))
+        if self.mask_prompt:
+            return context, mask_prompt(score)[:, None, None]
+        anomaly = min_max(score).flatten(1).unsqueeze(-1)
+        return torch.cat([context, anomaly.to(context.dtype)], dim=-1), None
+
+
+class QueryRefinementDecoder(nn.Module):
+    """The DQR decoder: learned tumor queries, refined at strides 32, 16, 8 and 4 beside the organ queries.
+
+    Reading of Eq. 18: Conv(F_i + F^_i), a 1 x 1 x 1 convolution since Eq. 17 mixes the neighborhood already, is
+    upsampled trilinearly and added to the backbone's F_{i+1}, so that nothing of that map is lost. The same upsampled
+    map guides the diffusion of level i + 1. The first level has no deeper one and guides itself; after the last level,
+    no map is left to fuse with.
+    """
+
+    def __init__(
+        self,
+        *,
+        level_channels: Sequence[int],
+        width: int,
+        tumors: int = 20,
+        heads: int = 8,
+        feed_forward_width: int,
+        diffusion: bool = True,
+        mask_prompt: bool = True,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            level_channels: channels of the levels, deepest first; each, and ``width``, a multiple of ``heads``.
+            width: width C of the queries.
+            tumors: number of tumor queries.
+            heads: heads of every attention layer.
+            feed_forward_width: hidden width of the feed-forward layers.
+            diffusion: False replaces Eq. 17 by a projection layer (Table 5, row 4).
+            mask_prompt: False attends everywhere, with the anomaly map as one more channel of keys and values
+                (Table 5, row 3).
+
+        Raises:
+            ValueError: ``heads`` does not divide ``width`` or a level's channels.
+        """
+        super().__init__()
+        self.tumor_queries = nn.Parameter(torch.randn(tumors, width))
+        self.blocks = nn.ModuleList(
+            QueryRefinementBlock(
+                channels=channels,
+                width=width,
+                heads=heads,
+                feed_forward_width=feed_forward_width,
+                diffusion=diffusion,
+                mask_prompt=mask_prompt,
+            )
+            for channels in level_channels
+        )
+        self.fuse = nn.ModuleList(
+            nn.Conv3d(channels, following, kernel_size=1) for channels, following in pairwise(level_channels)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        levels: Sequence[Float[Tensor, "batch _ _ _ _"]],
+        organ_queries: Float[Tensor, "batch organ width"],
+        scores: Sequence[Float[Tensor, "batch _ _ _"]],
+    ) -> RefinedQueries:
+        """Return the refined queries, layer-normalized.
+
+        Args:
+            levels: F_1..F_4, deepest first.
+            organ_queries: O^ of Stage 1.
+            scores: anomaly score (Eq. 14) of each level, at the level's resolution.
+        """
+        queries = RefinedQueries(organ_queries, self.tumor_queries.expand(len(organ_queries), -1, -1))
+        feature = deeper = levels[0]
+        for index, (block, score) in enumerate(zip(self.blocks, scores, strict=True)):
+            queries, enhanced = block(feature, deeper, score, queries)
+            if index < len(self.fuse):
+                following = levels[index + 1]
+                deeper = functional.interpolate(
+                    self.fuse[index](enhanced), size=following.shape[2:], mode="trilinear", align_corners=False
+                )
+                feature = following + deeper
+        return RefinedQueries(self.norm(queries.organs), self.norm(queries.tumors))
