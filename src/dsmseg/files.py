@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ def replacing(target: Path) -> Iterator[Path]:
             f"cannot be written ({reason})", where=target, mend="Choose a folder that can be written to and has space."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the failure that matters is on its way already
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:

@@ -1,0 +1,93 @@
+"""NRRD and MetaImage, through SimpleITK."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from SimpleITK import GetArrayFromImage, Image, ImageFileReader
+
+from dsmseg.errors import InputError
+from dsmseg.volume.checks import spatial_shape
+from dsmseg.volume.itk_data import check_metaimage_data, check_nrrd_data, damaged
+from dsmseg.volume.native import quiet_native_code
+from dsmseg.volume.stored import Stored
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_BAD_GRID = ("Bad direction", "spacing is not supported")
+
+
+def read_nrrd(path: Path) -> Stored:
+    """Read a NRRD file whose header names its space.
+
+    Raises:
+        InputError: damaged, cut short, more than one volume, colors or vectors, or without an orientation.
+    """
+    check_nrrd_data(path)
+    return _read(path, "NrrdImageIO", "NRRD")
+
+
+def read_metaimage(path: Path) -> Stored:
+    """Read a MetaImage: .mha, or .mhd with its data file.
+
+    Raises:
+        InputError: damaged, cut short, more than one volume, colors or vectors, or its data file is missing.
+    """
+    check_metaimage_data(path)
+    return _read(path, "MetaImageIO", "MetaImage")
+
+
+def _read(path: Path, reader_name: str, format_name: str) -> Stored:
+    reader = ImageFileReader()
+    reader.SetImageIO(reader_name)
+    reader.SetFileName(str(path))
+    try:
+        with quiet_native_code():
+            reader.ReadImageInformation()
+            spatial = spatial_shape(reader.GetSize(), path)
+            _check_one_number_a_voxel(reader, path)
+            if format_name == "NRRD":
+                _check_space(reader, path)
+            image = reader.Execute()
+    except RuntimeError as error:
+        if any(text in str(error) for text in _BAD_GRID):
+            raise _bad_grid(path) from error
+        raise damaged(path, format_name) from error
+    array = GetArrayFromImage(image).T.reshape(spatial, order="F")
+    return Stored(array, _affine(image))
+
+
+def _affine(image: Image) -> NDArray[np.float64]:
+    axes = image.GetDimension()
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3]
+    affine[:3, :3] = direction * image.GetSpacing()[:3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return LPS_TO_RAS @ affine
+
+
+def _check_one_number_a_voxel(reader: Any, path: Path) -> None:
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            "holds colors, vectors or complex numbers instead of one number a voxel",
+            where=path,
+            mend="Give the CT itself in HU, not a picture of it.",
+        )
+
+
+def _check_space(reader: Any, path: Path) -> None:
+    # ITK turns every anatomical space into this one, and leaves the key out where the header names none.
+    if not reader.HasMetaDataKey("NRRD_space") or reader.GetMetaData("NRRD_space") != "left-posterior-superior":
+        raise InputError(
+            "names no anatomical space, so left and right are unknown",
+            where=path,
+            mend="Convert it again from its DICOM, or add 'space' and 'space directions' if you know them.",
+        )
+
+
+def _bad_grid(path: Path) -> InputError:
+    return InputError(
+        "has voxel axes or a spacing that cannot place it in space",
+        where=path,
+        mend="Correct the spacing and directions in the header, or convert it again from its DICOM.",
+    )

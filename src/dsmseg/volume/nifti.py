@@ -1,0 +1,143 @@
+"""NIfTI in and out, through nibabel."""
+
+import gzip
+import json
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger as nibabel_logger
+from nibabel.nifti1 import Nifti1Extension
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from dsmseg.errors import InputError
+from dsmseg.files import replacing
+from dsmseg.volume.checks import check_real_numbers, spatial_shape
+from dsmseg.volume.grid import Volume
+from dsmseg.volume.stored import Stored
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    zlib.error,
+    HeaderDataError,
+    ImageFileError,
+    WrapStructError,
+)
+_WRITABLE = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "float32"))
+_HEADER_BYTES = 540
+_CHUNK_BYTES = 1 << 20
+
+
+def read_nifti(path: Path) -> Stored:
+    """Read a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz), to its last byte so that a damaged .gz is found out.
+
+    The sform is preferred over the qform. The scaling of the header is handed over, not applied.
+
+    Raises:
+        InputError: damaged, cut short, more than one volume, not real numbers, or without an orientation.
+    """
+    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"):
+        try:
+            image = _image(stream)
+            spatial = spatial_shape(image.shape, path)
+            check_real_numbers(image.get_data_dtype(), path)
+            affine = _oriented_affine(image, path)
+            array = image.dataobj.get_unscaled().reshape(spatial, order="F")
+            while stream.read(_CHUNK_BYTES):
+                pass
+        except _DAMAGE as error:
+            raise InputError(
+                "is damaged, cut short, or not the NIfTI file its name says",
+                where=path,
+                mend="Copy or convert it again.",
+            ) from error
+    return Stored(array, affine, float(image.dataobj.slope), float(image.dataobj.inter))
+
+
+def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mapping[int, str] | None = None) -> None:
+    """Write an array (X, Y, Z) of ``volume``'s grid to .nii or .nii.gz, on the grid of the scan's file, atomically.
+
+    The type of the array is kept (bool becomes uint8). The sform is the scan's affine; the qform says the same
+    where it can, and is marked unknown where the axes are not at right angles, since it cannot hold that.
+    ``names`` (label -> name) go into a comment extension as JSON: ``{"labels": {"1": "spleen"}}``.
+
+    Raises:
+        InputError: another extension, shape or type than can be written.
+        OutputError: the place cannot be written to.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError("is not a name for NIfTI", where=path, mend="End it in .nii.gz or .nii.")
+    own = volume.to_own(array.view(np.uint8) if array.dtype == np.bool_ else array)
+    if own.dtype not in _WRITABLE:
+        raise InputError(
+            f"an array of {own.dtype} is not written", where=path, mend="Give uint8, uint16, int16, int32 or float32."
+        )
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(own.dtype)
+    header.set_data_shape(own.shape)
+    header.set_xyzt_units("mm")
+    if names is not None:
+        labels = {"labels": {str(value): name for value, name in sorted(names.items())}}
+        header.extensions.append(Nifti1Extension("comment", json.dumps(labels, ensure_ascii=False).encode()))
+    image = nibabel.Nifti1Image(own, None, header)
+    _set_affine(image, volume.own.affine)
+    with replacing(path) as temporary, _quiet_nibabel():
+        image.to_filename(temporary)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
+
+
+def _image(stream: BinaryIO) -> nibabel.Nifti1Image:
+    start = stream.read(_HEADER_BYTES)
+    stream.seek(0)
+    second_version = nibabel.Nifti2Header.may_contain_header(start)
+    kind = nibabel.Nifti2Image if second_version else nibabel.Nifti1Image
+    # A memory map would let a later change of the file reach into the volume.
+    return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
+
+
+def _oriented_affine(image: nibabel.Nifti1Image, path: Path) -> NDArray[np.float64]:
+    header = image.header
+    if header["sform_code"] == 0 and header["qform_code"] == 0:
+        raise InputError(
+            "says nothing about its orientation (sform and qform codes are both 0), so left and right are unknown",
+            where=path,
+            mend="Convert it again from its DICOM, or set the affine and its code if you know them.",
+        )
+    return np.asarray(image.affine, dtype=np.float64)
+
+
+def _set_affine(image: nibabel.Nifti1Image, affine: NDArray[np.float64]) -> None:
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner", strip_shears=True)
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):
+        image.set_qform(None, code="unknown")
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    level = nibabel_logger.level
+    nibabel_logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        nibabel_logger.setLevel(level)

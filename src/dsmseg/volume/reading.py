@@ -1,0 +1,115 @@
+"""The two doors in: `read_scan` for a CT, `read_labels` for a label map."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmseg.errors import InputError
+from dsmseg.volume.archive import read_dicom_zip
+from dsmseg.volume.checks import check_affine, check_intensities
+from dsmseg.volume.dicom import has_dicom_mark, read_dicom_folder
+from dsmseg.volume.grid import Volume
+from dsmseg.volume.itk import read_metaimage, read_nrrd
+from dsmseg.volume.nifti import read_nifti
+from dsmseg.volume.stored import Stored
+
+_FILE_READERS: dict[str, Callable[[Path], Stored]] = {
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
+    ".nrrd": read_nrrd,
+    ".mha": read_metaimage,
+    ".mhd": read_metaimage,
+}
+_LABEL_TYPES = (np.uint8, np.uint16, np.int32)
+
+
+def read_scan(path: str | Path) -> Volume:
+    """Read a CT as float32 HU in RAS: .nii(.gz), .nrrd, .mha, .mhd, a DICOM folder or a .zip of one.
+
+    Raises:
+        InputError: missing, damaged, of an unknown kind, or not one CT volume in HU with a known place in space.
+    """
+    path = Path(path)
+    stored = _read_file_or_dicom(path)
+    check_affine(stored.affine, path)
+    volume = Volume.from_own(stored.array, stored.affine, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if stored.slope != 1.0:
+            volume.array[...] *= np.float32(stored.slope)
+        if stored.intercept != 0.0:
+            volume.array[...] += np.float32(stored.intercept)
+    check_intensities(volume.array, path)
+    return volume
+
+
+def read_labels(path: str | Path) -> Volume:
+    """Read a label map (.nii(.gz), .nrrd, .mha, .mhd) in RAS, as the smallest of uint8, uint16 and int32.
+
+    Raises:
+        InputError: missing, damaged, of an unknown kind, or with values that are not whole numbers from 0.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        raise InputError("is not a label map file", where=path, mend=f"Give one of {_known_extensions()}.")
+    stored = _read_file_or_dicom(path)
+    check_affine(stored.affine, path)
+    volume = Volume.from_own(stored.array, stored.affine)
+    values: NDArray[Any] = volume.array
+    if (stored.slope, stored.intercept) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = values * stored.slope + stored.intercept
+    return Volume(_whole_numbers(values, path), volume.affine, volume.own)
+
+
+def _read_file_or_dicom(path: Path) -> Stored:
+    try:
+        if not path.exists():
+            raise InputError("does not exist", where=path, mend="Check the path.")
+        if path.is_dir():
+            return read_dicom_folder(path, where=path)
+        name = path.name.lower()
+        if name.endswith(".zip"):
+            return read_dicom_zip(path)
+        return _file_reader(path, name)(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror or error})", where=path, mend="Check the path and its permissions."
+        ) from error
+    except MemoryError as error:
+        raise InputError(
+            "does not fit in memory", where=path, mend="Crop the scan, or use a machine with more memory."
+        ) from error
+
+
+def _file_reader(path: Path, name: str) -> Callable[[Path], Stored]:
+    reader = next((reader for end, reader in _FILE_READERS.items() if name.endswith(end)), None)
+    if reader is None and has_dicom_mark(path):
+        raise InputError("is one DICOM file", where=path, mend="Give the folder that holds the whole series.")
+    if reader is None:
+        raise InputError(
+            "is not of a known kind", where=path, mend=f"Give {_known_extensions()}, a DICOM folder or a .zip of one."
+        )
+    if path.stat().st_size == 0:
+        raise InputError("is an empty file", where=path, mend="Copy or convert it again.")
+    return reader
+
+
+def _whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    with np.errstate(invalid="ignore"):
+        low, high = values.min(), values.max()
+    whole = np.isfinite(low) and np.isfinite(high) and (values.dtype.kind in "biu" or bool((values % 1 == 0).all()))
+    if not whole:
+        raise InputError("holds values that are not whole numbers", where=path, mend="Give a label map, not a score.")
+    if low < 0:
+        raise InputError(f"holds the negative label {low:g}", where=path, mend="Number labels from 0 (background).")
+    fitting = next((kind for kind in _LABEL_TYPES if high <= np.iinfo(kind).max), None)
+    if fitting is None:
+        raise InputError(f"holds the label {high:g}", where=path, mend="Number labels below 2147483648.")
+    return values.astype(fitting, order="K", copy=False)
+
+
+def _known_extensions() -> str:
+    return ", ".join(_FILE_READERS)
