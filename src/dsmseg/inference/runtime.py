@@ -1,0 +1,42 @@
+"""Where, and in which precision, the network computes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dsmseg.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """``dtype`` other than float32 means autocast; weights stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def choose_runtime(device: str) -> Runtime:
+    """Choose the device ("auto" takes a CUDA GPU where there is one), and bfloat16 where its hardware has it.
+
+    Raises:
+        InputError: ``device`` is none of auto, cpu and cuda, or a GPU is asked for that is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"no device is called {device!r}", mend="Name auto, cpu or cuda.")
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError(
+            "torch finds no CUDA GPU here", mend="Use cpu or auto, or install a CUDA build of torch and its driver."
+        )
+    if device == "cpu" or not has_cuda:
+        return Runtime(torch.device("cpu"), torch.bfloat16 if _cpu_has_bfloat16() else torch.float32)
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Runtime(torch.device("cuda"), torch.bfloat16 if has_bfloat16 else torch.float32)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Emulated bfloat16 would be slower than float32, so only instructions for it count."""
+    # Older releases of torch cannot say what the processor has.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

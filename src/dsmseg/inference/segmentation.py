@@ -1,0 +1,147 @@
+"""The result for one scan, and its case folder on disk."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+
+from dsmseg.errors import OutputError
+from dsmseg.files import write_json
+from dsmseg.inference.statistics import Lesion, class_rows
+from dsmseg.taxonomy import StructureClass
+from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
+
+FileFormat = Literal["nifti", "seg.nrrd"]
+
+_RUN = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Organs, tumors and anomaly of one scan. Arrays have the shape and axes (RAS) of ``volume.array``.
+
+    Attributes:
+        volume: the scan, HU.
+        organs: label map, taxonomy ids 1..25.
+        tumors: label map, taxonomy ids 26..45, a layer of its own: a tumor never erases its organ.
+        anomaly: 0..1, how little the organ queries explain a voxel (Eq. 14), scaled over the body; 0 outside of it.
+        lesions: connected tumors, the largest first.
+        classes: the classes that were looked for.
+        run: what ran, as JSON would hold it.
+    """
+
+    volume: Volume
+    organs: UInt8[NDArray[np.uint8], "x y z"]
+    tumors: UInt8[NDArray[np.uint8], "x y z"]
+    anomaly: Float[NDArray[np.float32], "x y z"]
+    lesions: list[Lesion]
+    classes: tuple[StructureClass, ...]
+    run: dict[str, Any]
+
+    def statistics(self) -> dict[str, Any]:
+        """Measure every class that was looked for, absent ones too: rows for organs, tumors and lesions."""
+        volume_ml = self.volume.grid.voxel_volume_ml
+        organs = [one for one in self.classes if one.kind == "organ"]
+        tumors = [one for one in self.classes if one.kind == "tumor"]
+        return {
+            "organs": class_rows(self.organs, self.volume.array, organs, volume_ml),
+            "tumors": class_rows(self.tumors, self.volume.array, tumors, volume_ml) if tumors else self.run["tumors"],
+            "lesions": [lesion.row() for lesion in self.lesions],
+        }
+
+    def save(self, directory: str | Path, *, file_format: FileFormat = "nifti", overwrite: bool = False) -> Path:
+        """Write the case folder ``directory`` whole or not at all, and return it.
+
+        It holds organs and tumors (label maps on the scan's own grid), anomaly, statistics.json and run.json.
+
+        Raises:
+            OutputError: the folder exists and ``overwrite`` is False, or is no case folder, or cannot be written.
+        """
+        directory = Path(directory)
+        refuse_conflict(directory, overwrite=overwrite)
+        with _replacing_folder(directory) as folder:
+            self._write_layers(folder, file_format)
+            write_nifti(folder / "anomaly.nii.gz", self.anomaly, self.volume)
+            write_json(folder / "statistics.json", self.statistics())
+            write_json(folder / _RUN, self.run)
+        return directory
+
+    def _write_layers(self, folder: Path, file_format: FileFormat) -> None:
+        for layer, kind in (("organs", "organ"), ("tumors", "tumor")):
+            labels = getattr(self, layer)
+            classes = [one for one in self.classes if one.kind == kind]
+            if file_format == "nifti":
+                names = {one.id: one.name for one in classes}
+                write_nifti(folder / f"{layer}.nii.gz", labels, self.volume, names=names)
+            else:
+                segments = [Segment(one.id, one.name, one.color) for one in classes]
+                write_seg_nrrd(folder / f"{layer}.seg.nrrd", labels, self.volume, segments)
+
+
+def refuse_conflict(directory: Path, *, overwrite: bool) -> None:
+    """Refuse a case folder that exists, and with ``overwrite`` only what dsmseg has not written.
+
+    Raises:
+        OutputError: ``directory`` may not be replaced.
+    """
+    if not os.path.lexists(directory):
+        return
+    if not overwrite:
+        raise OutputError(
+            "exists already", where=directory, mend="Choose another output, or allow overwriting (--overwrite)."
+        )
+    if not directory.is_dir() or directory.is_symlink() or not (directory / _RUN).is_file():
+        raise OutputError(
+            f"is no case folder of dsmseg (it has no {_RUN}), so it is not overwritten",
+            where=directory,
+            mend="Choose another output, or remove it yourself.",
+        )
+
+
+@contextmanager
+def _replacing_folder(directory: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``directory`` that takes its place when the block ends well, else vanishes."""
+    token = secrets.token_hex(4)
+    temporary = directory.with_name(f".{token}.{directory.name}")
+    replaced = directory.with_name(f".{token}.old.{directory.name}")
+    try:
+        with _telling(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            _exchange(temporary, directory, replaced)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(new: Path, target: Path, replaced: Path) -> None:
+    if not target.exists():
+        os.rename(new, target)
+        return
+    os.rename(target, replaced)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(replaced, target)
+        raise
+
+
+@contextmanager
+def _telling(directory: Path) -> Iterator[None]:
+    """Turn what went wrong inside of the temporary folder into a line about ``directory``."""
+    mend = "Choose a folder that can be written to and has space."
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(error.what, where=directory, mend=mend) from error
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=directory, mend=mend) from error

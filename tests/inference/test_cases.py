@@ -1,0 +1,110 @@
+"""Every scan becomes one case with a name of its own."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsmseg.errors import InputError
+from dsmseg.inference.cases import _unique_names, find_cases
+
+DICOM = b"\0" * 128 + b"DICM"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Write empty scans, DICOM files (names ending in .dicom-like numbers) and others below tmp_path."""
+
+    def write(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(DICOM if path.name.startswith("IM") else b"")
+        return tmp_path
+
+    return write
+
+
+def names_of(*inputs: Path) -> list[str]:
+    return [case.name for case in find_cases(inputs)]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip", ".NII.GZ"])
+def test_a_file_is_named_by_its_stem(tree, suffix):
+    folder = tree(f"a.b{suffix}")
+    assert names_of(folder / f"a.b{suffix}") == ["a.b"]
+
+
+def test_a_folder_of_dicom_files_is_one_case_with_the_folders_name(tree):
+    folder = tree("series.1/IM0001", "series.1/IM0002", "series.1/readme.txt") / "series.1"
+    assert [(case.name, case.path) for case in find_cases([folder])] == [("series.1", folder)]
+
+
+def test_a_dicom_folder_is_found_by_suffix_where_files_have_no_mark(tree):
+    assert names_of(tree("series/1.dcm") / "series") == ["series"]
+
+
+def test_a_folder_of_cases_gives_scans_and_dicom_folders_sorted_and_nothing_else(tree):
+    folder = tree(
+        "b.nii.gz",
+        "a.nrrd",
+        "c/IM1",
+        "d/deeper/IM1",
+        "e/notes.txt",
+        "f/ct.nii.gz",
+        ".hidden.nii.gz",
+        ".cache/IM1",
+        "notes.txt",
+        "a.seg.nrrd",
+    )
+    assert names_of(folder) == ["a", "b", "c", "d"]
+
+
+def test_equal_names_get_their_parents_in_front(tree):
+    folder = tree("abdomen_3mm/ct.nii.gz", "chest_lidc0001/ct.nii.gz", "dicom_series/ct/IM1", "other.nii.gz")
+    inputs = [
+        folder / "abdomen_3mm/ct.nii.gz",
+        folder / "chest_lidc0001/ct.nii.gz",
+        folder / "dicom_series/ct",
+        folder / "other.nii.gz",
+    ]
+    assert names_of(*inputs) == ["abdomen_3mm_ct", "chest_lidc0001_ct", "dicom_series_ct", "other"]
+
+
+def test_neighbors_that_differ_in_format_alone_keep_it_in_their_names(tree):
+    assert names_of(tree("ct.nii.gz", "ct.nrrd")) == ["ct_nii_gz", "ct_nrrd"]
+
+
+def test_a_scan_that_is_given_twice_is_one_case(tree):
+    folder = tree("a.nii.gz")
+    assert names_of(folder / "a.nii.gz", folder, folder / "." / "a.nii.gz") == ["a"]
+
+
+parts = st.sampled_from(["a", "A", "b", "a_b", "b_a", "a_b_2"])
+
+
+@settings(deadline=None)
+@given(
+    st.sets(st.tuples(parts, parts, st.sampled_from(["a", "b", "a_b"]), st.sampled_from([".nii", ".nii.gz", ".mha"])))
+)
+def test_names_never_collide_not_even_without_case(tails):
+    paths = [Path("/", one, two, f"{stem}{suffix}") for one, two, stem, suffix in sorted(tails)]
+    names = _unique_names(paths)
+    assert len({name.casefold() for name in names}) == len(paths)
+    assert all(name and "/" not in name for name in names)
+
+
+def test_a_missing_input_is_told(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        find_cases([tmp_path / "none.nii.gz"])
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(InputError, match="holds no scans"):
+        find_cases([tmp_path])
+
+
+def test_a_file_that_is_no_scan_is_told(tree):
+    with pytest.raises(InputError, match="no scan"):
+        find_cases([tree("notes.txt") / "notes.txt"])

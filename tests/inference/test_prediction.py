@@ -1,0 +1,93 @@
+"""A folder run: checked first, then case by case, and one bad case stops nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsmseg.errors import InputError, OutputError
+from dsmseg.inference import Segmenter, predict
+
+
+@pytest.fixture
+def segmenter(make_network, make_card):
+    return Segmenter(make_network(), make_card(), device="cpu")
+
+
+@pytest.fixture
+def cases(phantom, write_scan) -> Path:
+    for name in ("a", "b", "c"):
+        path = write_scan(phantom(), name=f"cases/{name}.nii.gz")
+    return path.parent
+
+
+def test_every_case_gets_its_folder(segmenter, cases, tmp_path):
+    output = tmp_path / "deep" / "out"
+    results = list(predict([cases], output, segmenter=segmenter))
+    assert [result.case.name for result in results] == ["a", "b", "c"]
+    assert [result.directory for result in results] == [output / "a", output / "b", output / "c"]
+    assert all((output / name / "organs.nii.gz").is_file() for name in "abc")
+    assert {path.name for path in output.iterdir()} == {"a", "b", "c"}
+    assert all(result.error is None and result.segmentation and result.seconds > 0 for result in results)
+
+
+def test_one_damaged_case_does_not_stop_the_others(segmenter, cases, tmp_path):
+    (cases / "b.nii.gz").write_bytes(b"damaged")
+    results = list(predict([cases], tmp_path / "out", segmenter=segmenter))
+    assert [result.error is None for result in results] == [True, False, True]
+    assert isinstance(results[1].error, InputError)
+    assert results[1].directory is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "c"}
+
+
+def test_cases_are_computed_one_by_one_as_they_are_asked_for(segmenter, cases, tmp_path):
+    results = predict([cases], tmp_path / "out", segmenter=segmenter)
+    assert not list((tmp_path / "out").iterdir())
+    next(results)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_an_existing_case_folder_stops_the_run_before_anything_is_computed(segmenter, cases, tmp_path):
+    list(predict([cases / "c.nii.gz"], tmp_path / "out", segmenter=segmenter))
+    with pytest.raises(OutputError, match="exists already"):
+        predict([cases], tmp_path / "out", segmenter=segmenter)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
+
+
+def test_with_overwrite_it_is_replaced(segmenter, cases, tmp_path):
+    for _ in range(2):
+        results = list(predict([cases], tmp_path / "out", segmenter=segmenter, overwrite=True))
+        assert [result.error for result in results] == [None] * 3
+
+
+def test_an_output_that_is_a_file_or_below_one_is_told_before_anything_is_computed(segmenter, cases, tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError):
+            predict([cases], output, segmenter=segmenter)
+
+
+def test_an_output_that_cannot_be_written_to_is_told_before_anything_is_computed(
+    segmenter, cases, tmp_path, monkeypatch
+):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        predict([cases], tmp_path / "out", segmenter=segmenter)
+
+
+def test_a_missing_input_is_told_at_once_and_leaves_no_output_folder(segmenter, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        predict([tmp_path / "none"], tmp_path / "out", segmenter=segmenter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prediction_loads_neither_monai_nor_lightning():
+    code = (
+        "import sys, dsmseg.inference; print({'monai', 'lightning', 'lightning_fabric', 'pytest'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert run.stdout.strip() == "set()"
