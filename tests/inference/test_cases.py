@@ -53,12 +53,18 @@ def test_a_folder_of_cases_gives_scans_and_dicom_folders_sorted_and_nothing_else
         "d/deeper/IM1",
         "e/notes.txt",
         "f/ct.nii.gz",
+        "f/labels.nii.gz",
+        "g/ct.nii.gz",
         ".hidden.nii.gz",
         ".cache/IM1",
         "notes.txt",
         "a.seg.nrrd",
     )
-    assert names_of(folder) == ["a", "b", "c", "d"]
+    assert names_of(folder) == ["a", "b", "c", "d", "ct"]
+
+
+def test_cases_in_folders_of_their_own_are_told_apart(tree):
+    assert names_of(tree("s1/ct.nii.gz", "s1/parts/liver.nii.gz", "s2/ct.nii.gz")) == ["s1_ct", "s2_ct"]
 
 
 def test_equal_names_get_their_parents_in_front(tree):

@@ -14,8 +14,6 @@ from dsmseg.inference.runtime import Runtime
 from dsmseg.inference.windows import Size, Slices, channels, gaussian_weights, padding_to, place_windows
 from dsmseg.model import DSMOutput
 
-AIR_HU = -1024.0
-
 Progress = Callable[[int, int], None]
 
 
@@ -53,14 +51,15 @@ def sliding_window(
 
     Args:
         network: gives a DSMOutput for (1, channel, x, y, z), on the runtime's device.
-        hu: the scan at the working spacing; what is smaller than a window is padded with air.
+        hu: the scan at the working spacing; what is smaller than a window repeats its last slices, as thin scans
+            did in training. Air there would look like the end of the body.
         body: only inside of it do fields differ from 0.
         tiling: windows, and classes to keep.
         runtime: device and precision.
         progress: is called with (windows done, windows in all).
     """
     padding = padding_to(hu.shape, tiling.size)
-    padded_hu = torch.from_numpy(np.pad(hu, padding, constant_values=AIR_HU))
+    padded_hu = torch.from_numpy(np.pad(hu, padding, mode="edge"))
     windows = place_windows(np.pad(body, padding), tiling.size, tiling.overlap)
     total, weight = _blend(network, padded_hu, windows, tiling, runtime, progress)
     # Every body voxel is in a window; elsewhere the weight may be 0 and the mask below decides.

@@ -21,7 +21,7 @@ class Case:
 
 
 def find_cases(inputs: Sequence[Path]) -> list[Case]:
-    """List the cases in ``inputs``: scan files, DICOM folders, and folders that hold scan files or DICOM folders.
+    """List the cases in ``inputs``: scan files, DICOM folders, and folders of these or of folders with one scan each.
 
     A case has its file's or folder's name; where two have the same one, their parents' names are put in front. A scan
     that is named twice is one case. Hidden files and files that are no scans are passed over inside of folders.
@@ -47,7 +47,8 @@ def _scans_of(path: Path) -> list[Path]:
         scans = [entry for entry in files if _is_scan_file(entry)]
         if not scans and any(_is_dicom(entry) for entry in files):
             return [path]
-        scans += [entry for entry in visible if entry.is_dir() and _holds_dicom(entry)]
+        for folder in (entry for entry in visible if entry.is_dir()):
+            scans += _only_scan(folder) or ([folder] if _holds_dicom(folder) else [])
     except OSError as error:
         raise InputError(
             f"cannot be listed ({error.strerror})", where=path, mend="Give a folder that can be read."
@@ -55,6 +56,12 @@ def _scans_of(path: Path) -> list[Path]:
     if not scans:
         raise InputError("holds no scans", where=path, mend=f"Give a folder that directly holds {_KNOWN}.")
     return sorted(scans)
+
+
+def _only_scan(folder: Path) -> list[Path]:
+    """Give the one scan file that a case's own folder holds (``s0001/ct.nii.gz``); among several none is chosen."""
+    scans = [entry for entry in folder.iterdir() if entry.is_file() and _is_scan_file(entry)]
+    return scans if len(scans) == 1 else []
 
 
 def _is_scan_file(path: Path) -> bool:

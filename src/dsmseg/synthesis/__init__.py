@@ -1,0 +1,1 @@
+"""Bodies to learn from without a download: label maps, deformed and given intensities."""

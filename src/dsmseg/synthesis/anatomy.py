@@ -1,0 +1,82 @@
+"""What the structures of a TotalSegmentator label map are made of: tissue, HU by contrast phase, organ of the paper."""
+
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsmseg.taxonomy import find
+
+PHASES = ("native", "arterial", "venous")
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """HU of one tissue.
+
+    ranges: lowest and highest mean HU, by phase. texture: standard deviation within the structure, HU.
+    shell: HU of a bone's cortex. core: HU that the inside differs by (renal pelvis). vessels: HU that vessels inside
+    differ by. contents: how much of a hollow organ is gas, fluid, solids, positive contrast; the rest is wall.
+    """
+
+    ranges: tuple[Range, Range, Range]
+    texture: float
+    shell: Range | None = None
+    core: Range | None = None
+    vessels: Range | None = None
+    contents: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Look-up by structure id (0 is no structure).
+
+    structures: name of each id. organs: the paper's organ id of each id, 0 for none. tissues: by id.
+    """
+
+    structures: tuple[str, ...]
+    organs: NDArray[np.uint8]
+    tissues: tuple[Tissue | None, ...]
+
+    @property
+    def annotated_organs(self) -> tuple[int, ...]:
+        """Ids of the organs that such label maps annotate: in all others the organ is unknown."""
+        return tuple(int(organ) for organ in np.unique(self.organs) if organ)
+
+
+@cache
+def totalsegmentator() -> Anatomy:
+    """Give the anatomy of TotalSegmentator (v2) label maps."""
+    table = _read("totalsegmentator.toml")
+    structures = ("", *table["structures"])
+    organs = np.zeros(len(structures), np.uint8)
+    for organ, parts in table["organs"].items():
+        for part in parts:
+            organs[structures.index(part)] = find(organ).id
+    entries = list(_read("tissues.toml")["tissues"].values())
+    tissues = [_tissue(entry) for entry in entries]
+    patterns = [entry["structures"] for entry in entries]
+    return Anatomy(structures, organs, (None, *(_match(name, patterns, tissues) for name in structures[1:])))
+
+
+def _match(name: str, patterns: list[list[str]], tissues: list[Tissue]) -> Tissue:
+    for group, tissue in zip(patterns, tissues, strict=True):
+        if any(fnmatchcase(name, pattern) for pattern in group):
+            return tissue
+    raise LookupError(f"tissues.toml names no tissue for {name}")
+
+
+def _tissue(entry: dict[str, Any]) -> Tissue:
+    optional = {key: tuple(entry[key]) for key in ("shell", "core", "vessels", "contents") if key in entry}
+    native, arterial, venous = (tuple(entry[phase]) for phase in PHASES)
+    return Tissue(ranges=(native, arterial, venous), texture=entry["texture"], **optional)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("dsmseg.synthesis").joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,179 @@
+"""Bodies from label maps: deformed and given intensities, so that no two samples are alike."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
+from torch import Generator, Tensor
+
+from dsmseg.errors import InputError
+from dsmseg.synthesis.anatomy import Anatomy
+from dsmseg.synthesis.appearance import AIR, blur, paint, random_means, scan
+from dsmseg.synthesis.warp import WarpRange, random_warp, sample_linear, sample_nearest, uniform
+from dsmseg.volume import Volume, read_labels, read_scan, resample
+
+SOURCE_SPACING = 1.5  # mm; the grid on which a body is kept
+HULL_STEP = 2  # the hull is smooth: every second voxel is enough
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A labelled body on an isotropic grid of ``SOURCE_SPACING``, ready to be sampled.
+
+    structures: ids of the anatomy. hull_distance: mm from the hull of all structures, on every ``HULL_STEP``-th voxel.
+    image: HU of the real scan, if there is one. landmarks: for each organ in the body some of its voxels.
+    """
+
+    anatomy: Anatomy
+    structures: UInt8[Tensor, "i j k"]
+    hull_distance: Float[Tensor, "i_2 j_2 k_2"]
+    image: Float[Tensor, "i j k"] | None
+    landmarks: tuple[Float[Tensor, "point 3"], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training patch: HU, organ ids (0 none), and where the source had data at all."""
+
+    image: Float[Tensor, "x y z"]
+    organs: UInt8[Tensor, "x y z"]
+    inside: Bool[Tensor, "x y z"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchPlan:
+    """What a patch looks like: voxels a side, mm a voxel, and how far bodies are deformed."""
+
+    size: tuple[int, int, int] = (64, 64, 64)
+    spacing: float = 3.0
+    warp: WarpRange = field(default_factory=WarpRange)
+    reach: float = 45.0  # mm that the patch's center may lie away from an organ
+    margin: float = 60.0  # mm that it keeps from the scan's edge, where the scan is large enough
+    truncation: float = 0.0  # how often the scan is a thin slab: its first and last slice repeated, as in inference
+
+
+def read_body(labels: Path, image: Path | None, anatomy: Anatomy) -> Body:
+    """Read a label map of ``anatomy`` and, where it has one, its CT (same place in mm; grids may differ).
+
+    Raises:
+        InputError: a file cannot be read, an id is unknown, or the two do not lie at the same place.
+    """
+    label_volume = read_labels(labels)
+    if int(label_volume.array.max()) >= len(anatomy.structures):
+        raise InputError(
+            f"holds the id {int(label_volume.array.max())}, beyond {len(anatomy.structures) - 1}",
+            where=labels,
+            mend="Give a label map with TotalSegmentator (v2) ids.",
+        )
+    scan_volume = None if image is None else read_scan(image)
+    if scan_volume is not None and not _same_place(scan_volume, label_volume):
+        raise InputError(f"does not lie where {image} lies", where=labels, mend="Give the label map of this scan.")
+    spacing = (SOURCE_SPACING,) * 3
+    structures = np.ascontiguousarray(resample(label_volume, spacing, nearest=True).array.astype(np.uint8))
+    hu = None
+    if scan_volume is not None:
+        hu = torch.from_numpy(np.ascontiguousarray(resample(scan_volume, spacing).array)).clamp(min=AIR)
+    return Body(
+        anatomy=anatomy,
+        structures=torch.from_numpy(structures),
+        hull_distance=torch.from_numpy(_hull_distance(structures[::HULL_STEP, ::HULL_STEP, ::HULL_STEP] > 0)),
+        image=None if hu is None else blur(hu, (0.6, 0.6, 0.6)),
+        landmarks=_landmarks(structures, anatomy),
+    )
+
+
+def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sample:
+    """Draw a deformed patch, from the real image or with synthetic intensities.
+
+    The real image is given another patient's contrast half of the time: each structure is moved to a mean HU drawn
+    for its tissue, and keeps its own texture.
+    """
+    offsets = random_warp(plan.size, plan.spacing, plan.warp, generator) / SOURCE_SPACING
+    positions = offsets + _random_center(body, plan, generator)
+    if plan.truncation > 0 and uniform(0, 1, generator) < plan.truncation:
+        positions = _repeat_beyond_slab(positions, plan, generator)
+    structures, inside = sample_nearest(body.structures, positions)
+    structures = structures.long()
+    if real:
+        if body.image is None:
+            raise ValueError("this body has no real image")
+        image = sample_linear(body.image, positions)
+        if uniform(0, 1, generator) < 0.5:
+            image = _recolor(image, structures, body.anatomy, generator)
+        image = image + torch.randn(image.shape, generator=generator) * uniform(0.0, 12.0, generator)
+    else:
+        hull = sample_linear(body.hull_distance, positions / HULL_STEP)
+        image = scan(paint(structures, hull, body.anatomy, generator), generator)
+    image = torch.where(inside, image, AIR)
+    image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
+    return Sample(image, torch.from_numpy(body.anatomy.organs)[structures], inside)
+
+
+def _recolor(
+    image: Float[Tensor, "x y z"], structures: Tensor, anatomy: Anatomy, generator: Generator
+) -> Float[Tensor, "x y z"]:
+    count = len(anatomy.structures)
+    flat = structures.flatten()
+    voxels = torch.bincount(flat, minlength=count).clamp(min=1)
+    current = torch.bincount(flat, weights=image.flatten(), minlength=count).float() / voxels
+    shift = random_means(anatomy, generator) - current
+    shift[0] = 0.0
+    shift.clamp_(-150.0, 150.0)
+    for index, tissue in enumerate(anatomy.tissues):
+        if tissue is None or tissue.contents or tissue.shell or tissue.ranges[0][1] < -500:
+            shift[index] = 0.0  # gas, cortex and lung keep what the scanner saw
+    return image + blur(shift[structures], (0.6, 0.6, 0.6))
+
+
+def _random_center(body: Body, plan: PatchPlan, generator: Generator) -> Float[Tensor, "3"]:
+    """Choose an organ evenly, then a place near one of its voxels, so that small organs are seen as often as large."""
+    points = body.landmarks[int(torch.randint(len(body.landmarks), (), generator=generator))]
+    point = points[int(torch.randint(len(points), (), generator=generator))]
+    center = point + (torch.rand(3, generator=generator) * 2 - 1) * (plan.reach / SOURCE_SPACING)
+    last = torch.tensor(body.structures.shape) - 1.0
+    margin = torch.minimum(torch.tensor(plan.margin / SOURCE_SPACING), 0.4 * last)
+    return center.clamp(min=margin, max=last - margin)
+
+
+def _repeat_beyond_slab(
+    positions: Float[Tensor, "x y z 3"], plan: PatchPlan, generator: Generator
+) -> Float[Tensor, "x y z 3"]:
+    """Keep a slab of an eighth to two thirds of the patch's slices; beyond it, image and labels repeat."""
+    count = plan.size[2]
+    thickness = int(uniform(count / 8, count * 2 / 3, generator))
+    first = int(uniform(0, count - thickness, generator))
+    slices = torch.arange(count).clamp(min=first, max=first + thickness - 1)
+    return positions[:, :, slices]
+
+
+def _landmarks(structures: np.ndarray, anatomy: Anatomy, most: int = 500) -> tuple[Tensor, ...]:
+    organs = anatomy.organs[structures]
+    found = []
+    for organ in anatomy.annotated_organs:
+        voxels = np.argwhere(organs == organ)
+        if len(voxels):
+            found.append(torch.from_numpy(voxels[:: max(1, len(voxels) // most)].astype(np.float32)))
+    if not found:
+        raise InputError("the label map holds no organ", mend="Give a label map with TotalSegmentator (v2) ids.")
+    return tuple(found)
+
+
+def _hull_distance(structures: np.ndarray) -> np.ndarray:
+    """Close the gaps between structures, and give the signed distance in mm from that hull."""
+    spacing = SOURCE_SPACING * HULL_STEP
+    hull = (ndimage.gaussian_filter(structures.astype(np.float32), 18.0 / spacing) > 0.25) | structures
+    hull = ndimage.binary_fill_holes(hull)
+    outside = ndimage.distance_transform_edt(~hull, sampling=spacing)
+    inside = ndimage.distance_transform_edt(hull, sampling=spacing)
+    return np.ascontiguousarray((outside - inside).astype(np.float32))
+
+
+def _same_place(first: Volume, second: Volume) -> bool:
+    corners = [
+        [volume.affine @ [*corner, 1.0] for corner in ((-0.5,) * 3, np.array(volume.array.shape) - 0.5)]
+        for volume in (first, second)
+    ]
+    return bool(np.allclose(corners[0], corners[1], atol=max(first.spacing)))

@@ -1,0 +1,158 @@
+"""The training loop of Stage 1, read from top to bottom."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv3d_weight_memory_format
+
+from dsmseg.errors import InputError
+from dsmseg.files import write_json
+from dsmseg.model import DSM, PRESETS, DSMOutput, build
+from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss, soft_dice
+from dsmseg.synthesis.anatomy import totalsegmentator
+from dsmseg.synthesis.bodies import PatchPlan, read_body
+from dsmseg.synthesis.warp import WarpRange
+from dsmseg.training.export import export
+from dsmseg.training.patches import BatchSource
+from dsmseg.training.recipe import Optimization, Recipe
+from dsmseg.training.state import Average, load_state, save_state
+
+REPORT_EVERY = 20
+
+
+Report = Callable[[dict[str, float]], None]
+
+
+def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Report | None = None) -> Path:
+    """Train what ``recipe`` says in ``directory``; gives the path of the weights.
+
+    Writes ``recipe.json``, ``log.jsonl`` (losses every few steps), ``state.safetensors``, and at the end the averaged
+    weights with their card. The run may be stopped at any time and goes on with ``resume``, from the last state, with
+    the same batches: it ends as if it had not been stopped. ``report`` is given each entry of the log.
+
+    Raises:
+        InputError: the folder holds another run, or a body cannot be read.
+        WeightsError: the folder's state belongs to another recipe.
+    """
+    state_file = directory / "state.safetensors"
+    if state_file.exists() and not resume:
+        raise InputError("holds a run already", where=directory, mend="Add --resume, or choose another folder.")
+    batches = _batches(recipe)
+    torch.manual_seed(recipe.seed)
+    config = replace(PRESETS[recipe.preset], stage=recipe.stage, input_channels=len(recipe.hu_windows))
+    network = convert_conv3d_weight_memory_format(build(config), torch.channels_last_3d)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimization.weight_decay, fused=True)
+    average = Average(network, recipe.optimization.average)
+    start = 0
+    if state_file.exists():
+        start = load_state(state_file, network=network, average=average, optimizer=optimizer)
+    write_json(directory / "recipe.json", recipe.model_dump(mode="json"))
+    with _journal(directory / "log.jsonl", report) as record:
+        for step in range(start, recipe.steps):
+            terms = _step(network, batches, optimizer, recipe, step)
+            average.update(network, step)
+            record(step, terms)
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+                save_state(state_file, step=step + 1, network=network, average=average, optimizer=optimizer)
+    weights = directory / f"{recipe.name}.safetensors"
+    export(directory, weights)
+    return weights
+
+
+def learning_rate(step: int, steps: int, plan: Optimization) -> float:
+    """Give the rate of ``step``: linear warm-up, plateau, linear cool-down to zero at ``steps``."""
+    rising = (step + 1) / max(1, plan.warm_up)
+    falling = (steps - step) / max(1, plan.cool_down)
+    return plan.learning_rate * min(1.0, rising, falling)
+
+
+def losses(output: DSMOutput, labels: PartialLabels, recipe: Recipe) -> dict[str, Tensor]:
+    """Give the weighted terms of Stage 1's loss: Eq. 13, each level's response, presence (§ 4.1.2)."""
+    weight = recipe.cross_entropy_weight
+    return {
+        "mask": mask_loss(output.organ_logits, labels, cross_entropy_weight=weight),
+        "response": recipe.response_weight * response_loss(output.responses, labels, cross_entropy_weight=weight),
+        "presence": recipe.presence_weight * presence_loss(output.presence, labels),
+    }
+
+
+def _step(
+    network: DSM, batches: BatchSource, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int
+) -> dict[str, float]:
+    plan = recipe.optimization
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, recipe.steps, plan)
+    _set_mode(network, cooling=step >= recipe.steps - plan.cool_down)
+    batch = batches[step]
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        output = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+    terms = losses(output, batch.labels, recipe)
+    total = torch.stack(list(terms.values())).sum()
+    if not bool(total.isfinite()):
+        raise FloatingPointError(f"the loss of step {step} is not finite: {terms}")
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(total)
+    nn.utils.clip_grad_norm_(network.parameters(), plan.clip_norm)
+    optimizer.step()
+    measured = {name: float(term.detach()) for name, term in terms.items()}
+    return measured | {"dice": soft_dice(output.organ_logits.detach(), batch.labels)}
+
+
+def _set_mode(network: nn.Module, *, cooling: bool) -> None:
+    network.train()
+    if cooling:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eval()
+
+
+def _batches(recipe: Recipe) -> BatchSource:
+    anatomy = totalsegmentator()
+    bodies = [
+        read_body(recipe.data / source.labels, source.image and recipe.data / source.image, anatomy)
+        for source in recipe.bodies
+    ]
+    patch = recipe.patch
+    warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
+    full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp)
+    thin = replace(full, truncation=patch.truncation)
+    return BatchSource(
+        bodies,
+        plan=lambda step: thin if step >= patch.truncation_from else full,
+        hu_windows=recipe.hu_windows,
+        organs=PRESETS[recipe.preset].organs,
+        batch=recipe.batch,
+        reuse=recipe.reuse,
+        seed=recipe.seed,
+    )
+
+
+@contextmanager
+def _journal(path: Path, report: Report | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    with path.open("a", encoding="utf-8") as file:
+        sums: dict[str, float] = defaultdict(float)
+        began = time.monotonic()
+
+        def record(step: int, terms: dict[str, float]) -> None:
+            nonlocal began
+            for name, value in terms.items():
+                sums[name] += value / REPORT_EVERY
+            if (step + 1) % REPORT_EVERY:
+                return
+            now = time.monotonic()
+            entry = {"step": step + 1, "seconds_a_step": (now - began) / REPORT_EVERY, **sums}
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            if report is not None:
+                report(entry)
+            sums.clear()
+            began = now
+
+        yield record

@@ -1,0 +1,136 @@
+"""A training run as a YAML file: everything that decides its result, checked before anything is read or computed."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dsmseg.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BodySource(_Section):
+    """A labelled body to learn from: a TotalSegmentator label map and, where it has one, its CT."""
+
+    labels: Path
+    image: Path | None = None
+    name: str
+    licence: str
+    source: str
+
+
+class Patch(_Section):
+    """Size in voxels, spacing in mm, and how bodies are deformed: degrees, relative size, mm.
+
+    truncation: how often a patch is a thin slab, from step ``truncation_from`` on.
+    """
+
+    size: tuple[Count, Count, Count] = (64, 64, 64)
+    spacing: Positive = 3.0
+    rotation: float = 10.0
+    scale: tuple[Positive, Positive] = (0.8, 1.25)
+    stretch: Fraction = 0.1
+    elastic: float = 6.0
+    truncation: Fraction = 0.0
+    truncation_from: int = 0
+
+
+class Optimization(_Section):
+    """AdamW, warm-up, a plateau, and a linear cool-down to zero over the last steps.
+
+    Batch normalization keeps its running statistics in the cool-down, so that the network is trained as it is used.
+    """
+
+    learning_rate: Positive = 1e-3
+    weight_decay: float = 1e-2
+    clip_norm: Positive = 1.0
+    warm_up: int = 200
+    cool_down: int = 1500
+    average: Fraction = 0.999
+
+
+class Recipe(_Section):
+    """One training run.
+
+    batch: patches a step from real CT and from synthetic intensities. reuse: how often a drawn patch is used.
+    cross_entropy_weight: of Eq. 12 beside Eq. 11. response_weight, presence_weight: of the two losses beside Eq. 13.
+    data: folder that the bodies' paths start from. tumors: the kinds that the bodies hold.
+    """
+
+    name: str
+    version: str
+    preset: Literal["starter", "base", "paper"]
+    stage: Literal[1, 2] = 1
+    seed: int = 0
+    steps: Count
+    batch: tuple[int, int] = (1, 1)
+    reuse: Count = 3
+    cross_entropy_weight: float = 20.0
+    response_weight: float = 0.5
+    presence_weight: float = 0.1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpoint_every: Count = 250
+    hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
+    patch: Patch = Patch()
+    optimization: Optimization = Optimization()
+    licence: str
+    data: Path
+    bodies: tuple[BodySource, ...]
+    tumors: tuple[str, ...] = ()
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe; ``overrides`` are ``key.key=value`` with values in YAML.
+
+    Raises:
+        InputError: the file cannot be read, or a key is unknown or ill-typed (the nearest name is given).
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"cannot be read as a recipe ({error})", where=path, mend="Start from one in recipes/."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError("is not a table of settings", where=path, mend="Start from one in recipes/.")
+    for override in overrides or []:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, path) from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    keys, separator, value = override.partition("=")
+    if not separator:
+        raise InputError(f"'{override}' is not KEY=VALUE", where="--set", mend="Write for example --set steps=100.")
+    *parents, last = keys.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise InputError(f"'{parent}' has no settings inside", where=f"--set {override}", mend="Name it alone.")
+    content[last] = yaml.safe_load(value)
+
+
+def _explain(error: ValidationError, path: Path) -> InputError:
+    first = error.errors()[0]
+    *parents, key = first["loc"]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return InputError(f"'{place}': {first['msg']}", where=path, mend="Correct this setting.")
+    section: Any = Recipe
+    for parent in parents:
+        annotation = section.model_fields[parent].annotation if isinstance(parent, str) else section
+        section = BodySource if parent == "bodies" else annotation
+    names = get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.0)
+    return InputError(f"'{place}' is no setting", where=path, mend=f"Did you mean '{names[0]}'?")

@@ -1,0 +1,80 @@
+"""A run is decided by its recipe, and goes on where it was stopped."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsmseg import checkpoint
+from dsmseg.errors import InputError, WeightsError
+from dsmseg.training import loop
+from dsmseg.training.loop import learning_rate, train
+from dsmseg.training.recipe import Optimization, load_recipe
+
+
+def states(directory) -> dict[str, torch.Tensor]:
+    return load_file(directory / "state.safetensors")
+
+
+def assert_same(first, second) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(recipe_file, tmp_path, monkeypatch) -> None:
+    recipe = load_recipe(recipe_file)
+    train(recipe, tmp_path / "whole")
+
+    true_step = loop._step
+
+    def stop_at_3(*arguments):
+        if arguments[-1] == 3:
+            raise KeyboardInterrupt
+        return true_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", stop_at_3)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
+
+
+def test_training_makes_the_loss_smaller(recipe_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY", 4)
+    train(load_recipe(recipe_file, ["steps=24", "reuse=8", "optimization.cool_down=1"]), tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["mask"] < 0.8 * log[0]["mask"]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(recipe_file, tmp_path) -> None:
+    recipe = load_recipe(recipe_file, ["steps=2"])
+    train(recipe, tmp_path / "run")
+    before = states(tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run already"):
+        train(recipe, tmp_path / "run")
+    assert_same(before, states(tmp_path / "run"))
+
+
+def test_the_state_of_another_network_is_refused(recipe_file, tmp_path) -> None:
+    train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    with pytest.raises(WeightsError, match="does not hold the state"):
+        train(load_recipe(recipe_file, ["hu_windows=[[-100, 100]]"]), tmp_path / "run", resume=True)
+
+
+def test_a_run_becomes_weights_with_a_card(recipe_file, tmp_path) -> None:
+    weights = train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    card = checkpoint.verify(weights)
+    assert card.figures == {"steps": 2}
+    assert len(card.organs) == 20
+    assert card.training_data[0].licence == "CC0-1.0"
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    plan = Optimization(learning_rate=1.0, warm_up=10, cool_down=20)
+    rates = [learning_rate(step, 100, plan) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[9:80]) == {1.0}
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[100] == 0.0
