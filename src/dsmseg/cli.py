@@ -1,0 +1,271 @@
+"""The command line: verbs only. Each imports its room when it runs, so that help answers at once."""
+
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dsmseg import console
+from dsmseg.errors import DsmsegError
+
+if TYPE_CHECKING:
+    from dsmseg.inference import CaseResult
+
+DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE = 0, 2, 130, 141
+
+# Plain help: the boxes of rich would double the time that help takes.
+_STYLE: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
+
+app = typer.Typer(help="Organs and tumors in CT, by the DSM network. Research software, no medical device.", **_STYLE)
+weights_app = typer.Typer(help="The weights that come with the package, or a file of your own.", **_STYLE)
+app.add_typer(weights_app, name="weights")
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes a GPU if it can.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Weights = Annotated[str, typer.Option(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]
+WhichWeights = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT",
+            help="Scans (.nii, .nii.gz, .nrrd, .mha, .mhd), DICOM folders or .zip files, or folders of these.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Each case goes to DIR/<case>.")],
+    weights: Weights = "starter",
+    classes: Annotated[
+        str | None, typer.Option(metavar="LIST", help='Only these, such as "liver, kidneys". Default: all known.')
+    ] = None,
+    file_format: Annotated[Literal["nifti", "seg.nrrd"], typer.Option("--format", help="Of the label maps.")] = "nifti",
+    device: Device = "auto",
+    overlap: Annotated[float, typer.Option(metavar="F", help="Share that neighboring windows have in common.")] = 0.25,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace case folders that exist.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment CT scans.
+
+    Each case becomes a folder with organs, tumors and anomaly on the scan's own grid, statistics.json and run.json.
+    """
+    from dsmseg import inference
+
+    names = [case.name for case in inference.find_cases(inputs)]
+    rows: list[dict[str, Any]] = []
+    with console.progress("Loading the weights") as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.step(f"{names[len(rows)]} ({len(rows) + 1} of {len(names)})", done, total)
+
+        segmenter = inference.Segmenter.load(weights, device=device, overlap=overlap, classes=classes)
+        for result in inference.predict(
+            inputs, output, segmenter=segmenter, file_format=file_format, overwrite=overwrite, progress=show
+        ):
+            rows.append(_row(result))
+            if result.error is not None:
+                progress.line(console.as_error(rows[-1]["error"]))
+    if as_json:
+        console.document({"cases": rows})
+    else:
+        console.table(("case", "organs", "lesions", "seconds", "written to"), [_cells(row) for row in rows])
+    if any(row["error"] for row in rows):
+        raise typer.Exit(YOURS_TO_MEND)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (YAML), such as those in recipes/.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="The run. Default: runs/ and the recipe's name."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR from its last state.")] = False,
+) -> None:
+    """Train weights.
+
+    Everything that decides the result is in CONFIG. A run that was stopped goes on with --resume as if it had not been.
+    """
+    from dsmseg import training
+
+    recipe = training.load_recipe(config, settings)
+    with console.progress("Reading the training data") as progress:
+
+        def show(entry: dict[str, float]) -> None:
+            measured = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name != "step")
+            step = int(entry["step"])
+            progress.step(f"step {step} of {recipe.steps}: {measured}", step, recipe.steps)
+
+        weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
+    sys.stdout.write(f"Weights and their card: {weights}\n")
+
+
+@app.command()
+def info(
+    scan: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="A scan to look at.", show_default=False)
+    ] = None,
+    weights: Weights = "starter",
+    as_json: AsJson = False,
+) -> None:
+    """Tell what runs here, or about a scan.
+
+    Without INPUT: versions, cores, memory, device, weights. With it: its grid, its HU, and what predict would need.
+    """
+    from dsmseg import machine
+
+    content = machine.describe_machine() if scan is None else machine.describe_scan(scan, weights)
+    console.document(content) if as_json else console.facts(content)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")] = Path("demo"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Segment a real chest CT.
+
+    Compares both lungs with a reference, and draws DIR/overview.png.
+    """
+    from dsmseg.report import run_demo
+
+    with console.progress("Loading the weights") as progress:
+        result = run_demo(
+            output, device=device, progress=lambda done, total: progress.step("Segmenting a chest CT", done, total)
+        )
+    if as_json:
+        agreements = {one.name: round(one.dice, 4) for one in result.agreements}
+        files = {"case": str(result.case), "picture": str(result.picture)}
+        console.document({**files, "dice": agreements, "seconds": round(result.seconds, 2)})
+        return
+    for one in result.agreements:
+        sys.stdout.write(f"{one.name}: Dice {one.dice:.3f} with the reference\n")
+    sys.stdout.write(f"{result.seconds:.1f} s from the scan to the picture\n")
+    sys.stdout.write(f"Look at {result.picture}; everything else is in {result.case}\n")
+
+
+@weights_app.command("list")
+def list_weights(as_json: AsJson = False) -> None:
+    """List the weights that come with the package."""
+    from dsmseg import checkpoint
+
+    cards = [checkpoint.load(name).card for name in checkpoint.packaged()]
+    if as_json:
+        console.document([card.model_dump(mode="json") for card in cards])
+        return
+    rows = [
+        (card.name, card.version, card.preset, str(card.stage), str(len(card.organs)), str(len(card.tumors)))
+        for card in cards
+    ]
+    console.table(("name", "version", "preset", "stage", "organs", "tumors"), rows)
+
+
+@weights_app.command("show")
+def show_weights(weights: WhichWeights, as_json: AsJson = False) -> None:
+    """Show a model card: classes, training data, license, figures."""
+    from dsmseg import checkpoint
+
+    card = checkpoint.load(weights).card.model_dump(mode="json")
+    console.document(card) if as_json else console.facts(card)
+
+
+@weights_app.command("verify")
+def verify_weights(weights: WhichWeights, as_json: AsJson = False) -> None:
+    """Check weights: card, checksum, and each tensor against the network."""
+    from dsmseg import checkpoint
+
+    card = checkpoint.verify(weights)
+    if as_json:
+        console.document({"name": card.name, "version": card.version, "sha256": card.sha256, "sound": True})
+    else:
+        sys.stdout.write(f"{card.name} {card.version} is sound: sha256 {card.sha256}\n")
+
+
+def _row(result: "CaseResult") -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "case": result.case.name,
+        "input": str(result.case.path),
+        "seconds": round(result.seconds, 2),
+    }
+    if result.directory is None:
+        text = str(result.error)
+        return {**row, "directory": None, "error": text if row["input"] in text else f"{row['input']}: {text}"}
+    statistics = json.loads((result.directory / "statistics.json").read_text(encoding="utf-8"))
+    organs = [organ["name"] for organ in statistics["organs"] if organ["voxels"]]
+    # Where tumors were not searched, their place holds the reason: that is not the same as none found.
+    searched = not isinstance(statistics["tumors"], str)
+    found = {"organs": organs, "lesions": statistics["lesions"] if searched else None}
+    return {**row, "directory": str(result.directory), **found, "error": None}
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    seconds = f"{row['seconds']:.1f}"
+    if row["error"]:
+        return row["case"], "-", "-", seconds, "failed, see above"
+    lesions = "not searched" if row["lesions"] is None else str(len(row["lesions"]))
+    return row["case"], str(len(row["organs"])), lesions, seconds, row["directory"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code.
+
+    What is neither the caller's to mend nor an interruption is raised: it is our own fault.
+    """
+    try:
+        code = _obey(list(arguments) or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has left. The rest goes nowhere, quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    return code
+
+
+def _obey(arguments: list[str]) -> int:
+    try:
+        with typer.main.get_command(app).make_context("dsmseg", arguments) as context:
+            context.command.invoke(context)
+    except typer.Exit as exit_request:
+        return exit_request.exit_code
+    except typer.TyperException as error:
+        console.error_line(f"{error.format_message()}{_where_to_read(error)}")
+    except DsmsegError as error:
+        console.error_line(error)
+    except MemoryError:
+        console.error_line("memory ran out. Close other programs, or give a smaller part of the scan.")
+    except (KeyboardInterrupt, typer.Abort):
+        console.error_line("interrupted. What was finished is complete; of the rest nothing was written.")
+        return INTERRUPTED
+    else:
+        return DONE
+    return YOURS_TO_MEND
+
+
+def _where_to_read(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" See '{context.command_path} --help'." if context else ""
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.excepthook = _tell_our_fault
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    sys.exit(run(sys.argv[1:]))
+
+
+def _tell_our_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace)
+    console.error_line("this is a fault of dsmseg. Please report it with the lines above and what `dsmseg info` says.")

@@ -1,0 +1,101 @@
+"""What runs here, and what a scan would ask of it."""
+
+import os
+import platform
+from importlib.metadata import version
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+
+from dsmseg import __version__, checkpoint
+from dsmseg.volume import read_scan
+
+_LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors")
+
+# A little above the measured peaks of `predict`: libraries and network by themselves, each voxel of the scan, and each
+# voxel at the network's spacing times class.
+_BASE_BYTES = 0.85e9
+_BYTES_A_VOXEL = 12
+_BYTES_A_SCORE = 8
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return versions, cores, memory, the device that `auto` takes and the packaged weights, as JSON holds them."""
+    return {
+        "dsmseg": __version__,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": _cores(),
+        "memory_gb": _memory_gb(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "weights": checkpoint.packaged(),
+    }
+
+
+def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
+    """Return the grid, orientation and HU of a scan, and roughly what `predict` with ``weights`` would need for it.
+
+    Raises:
+        InputError: the scan cannot be read.
+        WeightsError: the weights are missing or damaged.
+    """
+    volume = read_scan(path)
+    card = checkpoint.load(weights).card
+    low, middle, high = np.percentile(volume.array, (1, 50, 99)).tolist()
+    size_mm = [count * step for count, step in zip(volume.own.shape, volume.own.spacing, strict=True)]
+    ras_mm = [count * step for count, step in zip(volume.array.shape, volume.spacing, strict=True)]
+    working = [max(1, round(size / step)) for size, step in zip(ras_mm, card.spacing_mm, strict=True)]
+    classes = len(card.organs) + len(card.tumors) + 1
+    memory = _BASE_BYTES + _BYTES_A_VOXEL * volume.array.size + _BYTES_A_SCORE * prod(working) * classes
+    return {
+        "scan": str(path),
+        "shape": list(volume.own.shape),
+        "spacing_mm": [round(float(step), 4) for step in volume.own.spacing],
+        "size_mm": [round(float(size), 1) for size in size_mm],
+        "orientation": _letters(volume.own.affine),
+        "hu": {
+            "min": float(volume.array.min()),
+            "percentile_1": low,
+            "median": middle,
+            "percentile_99": high,
+            "max": float(volume.array.max()),
+        },
+        "predict": {
+            "weights": card.name,
+            "grid_at_its_spacing": working,
+            "windows_at_most": prod(
+                _windows(length, width) for length, width in zip(working, card.window, strict=True)
+            ),
+            "memory_gb": round(memory / 1e9, 1),
+        },
+    }
+
+
+def _letters(affine: NDArray[np.float64]) -> str:
+    """Where each axis of a file runs to, such as "LPS"."""
+    axes = io_orientation(affine)
+    return "".join(("RAS" if flip > 0 else "LPI")[int(axis)] for axis, flip in axes)
+
+
+def _windows(length: int, width: int, overlap: float = 0.25) -> int:
+    return 1 + ceil(max(0, length - width) / (width * (1 - overlap)))
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a container can hold below what the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return None
