@@ -43,6 +43,11 @@ def test_a_folder_that_is_a_file_is_told(tmp_path) -> None:
         write_json(tmp_path / "file" / "x.json", {})
 
 
+def test_a_name_that_is_no_text_stays_valid_json(tmp_path) -> None:
+    write_json(tmp_path / "x.json", {"name": "scan\udcff.nii"})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": "scan\udcff.nii"}
+
+
 def test_json_has_no_nan(tmp_path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"score": float("nan")})

@@ -47,7 +47,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 def write_json(target: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. NaN is refused: JSON has none."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(target, lambda path: path.write_text(text, "utf-8", "backslashreplace"))
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dsmseg import checkpoint
 from dsmseg.errors import InputError, WeightsError
@@ -59,8 +59,12 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(recipe_file, tmp_path) -> 
 
 def test_the_state_of_another_network_is_refused(recipe_file, tmp_path) -> None:
     train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    state = tmp_path / "run" / "state.safetensors"
+    tensors = load_file(state)
+    del tensors["network/organ_decoder.queries"]
+    save_file(tensors, state, metadata={"step": "2"})
     with pytest.raises(WeightsError, match="does not hold the state"):
-        train(load_recipe(recipe_file, ["hu_windows=[[-100, 100]]"]), tmp_path / "run", resume=True)
+        train(load_recipe(recipe_file), tmp_path / "run", resume=True)
 
 
 def test_a_run_becomes_weights_with_a_card(recipe_file, tmp_path) -> None:

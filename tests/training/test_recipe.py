@@ -29,8 +29,11 @@ def test_a_setting_can_be_overridden(recipe_file) -> None:
         ("steps=0", "'steps': Input should be greater than or equal to 1"),
         ("preset=huge", "'preset': Input should be"),
         ("steps", "is not KEY=VALUE"),
+        ("steps=[", "is no YAML"),
         ("steps.x=1", "'steps' has no settings inside"),
         ("bodies=[{nam: x}]", "nam"),
+        ("bodies=[]", "'bodies'"),
+        ("hu_windows=[[-100, 100]]", "takes 2 hu_windows, not 1"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, override, told) -> None:

@@ -52,11 +52,10 @@ class MaskHead(nn.Module):
 
     def __init__(self, *, width: int, embedding_channels: int) -> None:
         super().__init__()
-        self.kernel = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, embedding_channels + 1)
-        )
+        output = nn.Linear(width, embedding_channels + 1)
         with torch.no_grad():
-            self.kernel[-1].bias[-1] = -2.0  # most voxels are not of a given class
+            output.bias[-1] = -2.0  # most voxels are not of a given class
+        self.kernel = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), output)
 
     def forward(
         self, queries: Float[Tensor, "batch query width"], embedding: Float[Tensor, "batch channel x y z"]

@@ -46,8 +46,8 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
         raise InputError("holds a run already", where=directory, mend="Add --resume, or choose another folder.")
     batches = _batches(recipe)
     torch.manual_seed(recipe.seed)
-    config = replace(PRESETS[recipe.preset], stage=recipe.stage, input_channels=len(recipe.hu_windows))
-    network = convert_conv3d_weight_memory_format(build(config), torch.channels_last_3d)
+    network = build(replace(PRESETS[recipe.preset], stage=1))
+    network = convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimization.weight_decay, fused=True)
     average = Average(network, recipe.optimization.average)
     start = 0

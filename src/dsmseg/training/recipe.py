@@ -2,16 +2,17 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dsmseg.errors import InputError
+from dsmseg.model import PRESETS
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
 class _Section(BaseModel):
@@ -34,7 +35,7 @@ class Patch(_Section):
     truncation: how often a patch is a thin slab, from step ``truncation_from`` on.
     """
 
-    size: tuple[Count, Count, Count] = (64, 64, 64)
+    size: tuple[Side, Side, Side] = (64, 64, 64)
     spacing: Positive = 3.0
     rotation: float = 10.0
     scale: tuple[Positive, Positive] = (0.8, 1.25)
@@ -59,17 +60,16 @@ class Optimization(_Section):
 
 
 class Recipe(_Section):
-    """One training run.
+    """One training run of Stage 1.
 
     batch: patches a step from real CT and from synthetic intensities. reuse: how often a drawn patch is used.
     cross_entropy_weight: of Eq. 12 beside Eq. 11. response_weight, presence_weight: of the two losses beside Eq. 13.
-    data: folder that the bodies' paths start from. tumors: the kinds that the bodies hold.
+    data: folder that the bodies' paths start from.
     """
 
     name: str
     version: str
     preset: Literal["starter", "base", "paper"]
-    stage: Literal[1, 2] = 1
     seed: int = 0
     steps: Count
     batch: tuple[int, int] = (1, 1)
@@ -84,8 +84,16 @@ class Recipe(_Section):
     optimization: Optimization = Optimization()
     licence: str
     data: Path
-    bodies: tuple[BodySource, ...]
-    tumors: tuple[str, ...] = ()
+    bodies: Annotated[tuple[BodySource, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits_the_preset(self) -> Self:
+        channels = PRESETS[self.preset].input_channels
+        if len(self.hu_windows) != channels:
+            raise ValueError(f"preset {self.preset} takes {channels} hu_windows, not {len(self.hu_windows)}")
+        if self.batch[0] and not any(body.image for body in self.bodies):
+            raise ValueError("batch asks for real patches, but no body has an image")
+        return self
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -95,11 +103,9 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         InputError: the file cannot be read, or a key is unknown or ill-typed (the nearest name is given).
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"cannot be read as a recipe ({error})", where=path, mend="Start from one in recipes/."
-        ) from error
+        content = _parse(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, mend="Start from one in recipes/.") from error
     if not isinstance(content, dict):
         raise InputError("is not a table of settings", where=path, mend="Start from one in recipes/.")
     for override in overrides or []:
@@ -119,15 +125,27 @@ def _apply(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise InputError(f"'{parent}' has no settings inside", where=f"--set {override}", mend="Name it alone.")
-    content[last] = yaml.safe_load(value)
+    content[last] = _parse(value, f"--set {override}")
+
+
+def _parse(text: str, where: object) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise InputError("recipes need PyYAML", mend='Install it: pip install "dsmseg[train]"') from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"is no YAML ({error})", where=where, mend="Start from a recipe in recipes/.") from error
 
 
 def _explain(error: ValidationError, path: Path) -> InputError:
     first = error.errors()[0]
-    *parents, key = first["loc"]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return InputError(f"'{place}': {first['msg']}", where=path, mend="Correct this setting.")
+        found = f"'{place}': {first['msg']}" if place else first["msg"]
+        return InputError(found, where=path, mend="Correct this setting.")
+    *parents, key = first["loc"]
     section: Any = Recipe
     for parent in parents:
         annotation = section.model_fields[parent].annotation if isinstance(parent, str) else section

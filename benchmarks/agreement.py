@@ -1,0 +1,73 @@
+"""Agreement (Dice) of the packaged weights with references on real CTs that they were not trained on.
+
+One JSON line a scan. The chest of the package slicerio is always measured; with ``--data FOLDER`` the labelled scans of
+that folder too (``abdomen_3mm`` and ``dicom_series``, references by TotalSegmentator: agreement, not accuracy).
+``--write-card`` puts the figures on the weights' card.
+"""
+
+import argparse
+import json
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from dsmseg import checkpoint
+from dsmseg.checkpoint import Card
+from dsmseg.inference import Segmenter
+from dsmseg.report.demo import REFERENCE_VALUES, dice
+from dsmseg.synthesis.anatomy import totalsegmentator
+from dsmseg.taxonomy import by_id, find
+from dsmseg.volume import read_labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default="starter")
+    parser.add_argument("--data", type=Path, help="folder that holds abdomen_3mm/ and dicom_series/")
+    parser.add_argument("--write-card", action="store_true")
+    arguments = parser.parse_args()
+    segmenter = Segmenter.load(arguments.weights)
+    results = []
+    for name, scan, reference, organs in _scans(arguments.data):
+        started = time.perf_counter()
+        segmentation = segmenter(scan)
+        seconds = time.perf_counter() - started
+        scores = _scores(segmentation.organs, organs[read_labels(reference).array])
+        results.append({"scan": name, "mean": round(float(np.mean(list(scores.values()))), 3), "dice": scores})
+        print(json.dumps({**results[-1], "seconds": round(seconds, 1), "cores": os.cpu_count()}), flush=True)
+    if arguments.write_card:
+        _write_card(arguments.weights, results)
+
+
+def _scans(data: Path | None):
+    chest = Path(find_spec("slicerio").origin).parent / "data"
+    lungs = np.zeros(256, np.uint8)
+    for name, value in REFERENCE_VALUES.items():
+        lungs[value] = find(name).id
+    yield "slicerio CTChest4", chest / "CTChest4.nrrd", chest / "Segmentation.seg.nrrd", lungs
+    if data is None:
+        return
+    organs = totalsegmentator().organs
+    yield "abdomen_3mm", data / "abdomen_3mm" / "ct.nii.gz", data / "abdomen_3mm" / "totalseg_labels.nii.gz", organs
+    series = data / "dicom_series"
+    yield "dicom_series", series / "ct", series / "example_seg_dicom.nii.gz", organs
+
+
+def _scores(organs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Give the Dice of each organ that the reference holds."""
+    present = [int(organ) for organ in np.unique(reference) if organ]
+    return {by_id(organ).name: round(dice(organs == organ, reference == organ), 3) for organ in present}
+
+
+def _write_card(weights: str, results: list[dict]) -> None:
+    loaded = checkpoint.load(weights)
+    figures = {**loaded.card.figures, "agreement": {result["scan"]: result for result in results}}
+    card = Card.model_validate({**loaded.card.model_dump(), "figures": figures})
+    loaded.path.with_suffix(".json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
