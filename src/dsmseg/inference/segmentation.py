@@ -69,7 +69,9 @@ class Segmentation:
         refuse_conflict(directory, overwrite=overwrite)
         with _replacing_folder(directory) as folder:
             self._write_layers(folder, file_format)
-            write_nifti(folder / "anomaly.nii.gz", self.anomaly, self.volume)
+            # Finer steps than 1/255 are beyond what the score can tell, and would make the file four times as large.
+            anomaly = np.round(self.anomaly * 255.0) / np.float32(255.0)
+            write_nifti(folder / "anomaly.nii.gz", anomaly, self.volume)
             write_json(folder / "statistics.json", self.statistics())
             write_json(folder / _RUN, self.run)
         return directory
