@@ -16,6 +16,7 @@ import numpy as np
 
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
+from dsmseg.files import write_json
 from dsmseg.inference import Segmenter
 from dsmseg.report.demo import REFERENCE_VALUES, dice
 from dsmseg.synthesis.anatomy import totalsegmentator
@@ -66,7 +67,7 @@ def _write_card(weights: str, results: list[dict]) -> None:
     loaded = checkpoint.load(weights)
     figures = {**loaded.card.figures, "agreement": {result["scan"]: result for result in results}}
     card = Card.model_validate({**loaded.card.model_dump(), "figures": figures})
-    loaded.path.with_suffix(".json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_json(loaded.path.with_suffix(".json"), card.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

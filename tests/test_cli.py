@@ -474,7 +474,7 @@ preset: starter
 steps: 40
 licence: Apache-2.0
 data: .
-bodies: []
+bodies: [{name: one, labels: l.nii.gz, image: i.nii.gz, licence: CC0-1.0, source: nobody}]
 """
 
 

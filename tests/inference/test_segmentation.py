@@ -32,7 +32,7 @@ def test_the_folder_holds_the_layers_the_figures_and_the_record(result, tmp_path
     assert np.array_equal(read_labels(folder / "organs.nii.gz").array, result.organs)
     assert np.array_equal(read_labels(folder / "tumors.nii.gz").array, result.tumors)
     anomaly = nibabel_array(folder / "anomaly.nii.gz")
-    assert np.array_equal(anomaly, result.volume.to_own(result.anomaly))
+    assert np.abs(anomaly - result.volume.to_own(result.anomaly)).max() <= 0.51 / 255  # stored in steps of 1/255
     assert json.loads((folder / "run.json").read_text()) == result.run
     assert json.loads((folder / "statistics.json").read_text()) == result.statistics()
 

@@ -11,6 +11,7 @@ from dsmseg.model.losses import (
     mask_loss,
     presence_loss,
     response_loss,
+    soft_dice,
 )
 
 
@@ -73,6 +74,24 @@ def test_a_merged_pair_is_judged_by_the_stronger_side_against_the_union(case) ->
         ]
     )
     torch.testing.assert_close(mask_loss(logits, merged), expected.mean())
+
+
+def test_a_merged_pair_learns_on_its_stronger_side_at_each_voxel(case) -> None:
+    logits, labels = case
+    merged = PartialLabels(labels.masks, labels.annotated, merged=((0, 0, 1),))
+    assert torch.autograd.gradcheck(lambda logits: mask_loss(logits, merged), logits.requires_grad_())
+    (gradient,) = torch.autograd.grad(mask_loss(logits, merged), logits)
+    stronger = logits[0, 0] > logits[0, 1]
+    assert torch.equal(gradient[0, 0] != 0, stronger)
+    assert torch.equal(gradient[0, 1] != 0, ~stronger)
+
+
+def test_one_side_of_a_merged_pair_is_enough() -> None:
+    masks = torch.ones(1, 2, 2, 2, 2, dtype=torch.bool)
+    labels = PartialLabels(masks, torch.ones(1, 2, dtype=torch.bool), merged=((0, 0, 1),))
+    sides = torch.tensor([[-10.0, 10.0]])
+    assert presence_loss(sides, labels) < 1e-3
+    assert soft_dice(sides[:, :, None, None, None].expand(masks.shape), labels) > 0.999
 
 
 def test_certainty_scales_the_target_of_the_cross_entropy(case) -> None:

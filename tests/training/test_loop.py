@@ -82,3 +82,30 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
     assert set(rates[9:80]) == {1.0}
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0.0
+
+
+def test_a_run_is_not_resumed_with_another_recipe_but_may_be_made_longer(recipe_file, tmp_path) -> None:
+    train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    for change in ("seed=1", "cross_entropy_weight=1", "optimization.learning_rate=1e-4"):
+        with pytest.raises(InputError, match=f"another '{change.split('.')[0].split('=')[0]}'"):
+            train(load_recipe(recipe_file, [change]), tmp_path / "run", resume=True)
+    longer = load_recipe(recipe_file, ["steps=3", "optimization.cool_down=1"])
+    assert checkpoint.verify(train(longer, tmp_path / "run", resume=True)).figures == {"steps": 3}
+
+
+def test_the_log_of_a_resumed_run_has_each_step_once_with_its_mean(recipe_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY", 2)
+    train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 4, "mask": 99.0}\n')  # written after the last state, then killed
+    train(load_recipe(recipe_file), tmp_path / "run", resume=True)
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [2, 4]
+    assert entries[1]["mask"] < 50
+
+
+@pytest.mark.parametrize("setting", ["name=my run", "hu_windows=[[100, -100], [-1000, 1000]]"])
+def test_what_the_card_would_refuse_is_refused_before_training(recipe_file, tmp_path, setting) -> None:
+    with pytest.raises(InputError, match="Correct this setting"):
+        train(load_recipe(recipe_file, [setting]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -5,7 +5,7 @@ import torch
 
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
-from dsmseg.training.patches import BatchSource, scale_to_windows
+from dsmseg.training.patches import BatchSource
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def test_what_the_label_map_does_not_annotate_is_unknown(source) -> None:
     assert not labels.masks[~labels.annotated].any()
 
 
-def test_hu_windows_are_clipped_and_scaled() -> None:
-    image = torch.tensor([-2000.0, -175.0, 37.5, 250.0, 3000.0]).reshape(5, 1, 1)
-    scaled = scale_to_windows(image, [(-175.0, 250.0)])
-    assert scaled.flatten().tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+def test_a_batch_has_a_channel_for_each_hu_window(source) -> None:
+    image = source()[0].image
+    assert image.shape == (2, 2, 32, 32, 32)
+    assert image.min() == 0.0
+    assert image.max() <= 1.0

@@ -81,15 +81,17 @@ def response_loss(
 def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels) -> Float[Tensor, ""]:
     """BCE on whether each annotated class is in the patch at all (§ 4.1.2, "category information")."""
     target = labels.masks.flatten(2).any(-1).to(presence.dtype)
+    presence, annotated = _merge_pairs(presence, labels)
     terms = functional.binary_cross_entropy_with_logits(presence, target, reduction="none")
-    return torch.where(labels.annotated, terms, 0.0).sum() / labels.annotated.sum().clamp(min=1)
+    return torch.where(annotated, terms, 0.0).sum() / annotated.sum().clamp(min=1)
 
 
 @torch.no_grad()
 def soft_dice(logits: Float[Tensor, "batch class x y z"], labels: PartialLabels) -> float:
     """Give the mean soft Dice of the annotated classes that are in the patches: how well training goes."""
     scores = []
-    for item, index in labels.annotated.nonzero().tolist():
+    logits, annotated = _merge_pairs(logits, labels)
+    for item, index in annotated.nonzero().tolist():
         mask = labels.masks[item, index]
         if mask.any():
             probability = logits[item, index].float().sigmoid()
@@ -143,7 +145,7 @@ def _merge_pairs(logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]
         return logits, labels.annotated
     logits, annotated = logits.clone(), labels.annotated.clone()
     for item, left, right in labels.merged:
-        logits[item, left] = torch.maximum(logits[item, left], logits[item, right].clone())
+        logits[item, left] = torch.maximum(logits[item, left].clone(), logits[item, right].clone())
         annotated[item, right] = False
     return logits, annotated
 

@@ -2,24 +2,44 @@
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card, TrainingData
+from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.taxonomy import by_id
 from dsmseg.training.recipe import Recipe
 from dsmseg.training.state import read_average
 
 
-def export(directory: Path, target: Path) -> Card:
-    """Write the averaged weights of the run in ``directory`` to ``target`` (.safetensors), with a card beside them.
+def export(recipe: Recipe, state_file: Path, target: Path) -> Card:
+    """Write the averaged weights of a run's ``state_file`` to ``target`` (.safetensors), with a card beside them.
 
     Raises:
         WeightsError: the run's state cannot be read.
         OutputError: ``target`` cannot be written.
     """
-    recipe = Recipe.model_validate_json((directory / "recipe.json").read_text(encoding="utf-8"))
-    step, state = read_average(directory / "state.safetensors")
-    card = Card(
+    step, state = read_average(state_file)
+    return checkpoint.save(target, state, describe(recipe, step))
+
+
+def describe(recipe: Recipe, steps: int) -> Card:
+    """Give the card of weights that ``recipe`` makes in ``steps``.
+
+    Raises:
+        InputError: what the recipe says does not fit on a card.
+    """
+    try:
+        return _card(recipe, steps)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"'{place}': {first['msg']}", where="recipe", mend="Correct this setting.") from error
+
+
+def _card(recipe: Recipe, steps: int) -> Card:
+    return Card(
         name=recipe.name,
         version=recipe.version,
         preset=recipe.preset,
@@ -34,6 +54,5 @@ def export(directory: Path, target: Path) -> Card:
             TrainingData(name=body.name, licence=body.licence, source=body.source) for body in recipe.bodies
         ),
         licence=recipe.licence,
-        figures={"steps": step},
+        figures={"steps": steps},
     )
-    return checkpoint.save(target, state, card)

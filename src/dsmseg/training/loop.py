@@ -1,8 +1,8 @@
 """The training loop of Stage 1, read from top to bottom."""
 
 import json
+import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from dsmseg.errors import InputError
-from dsmseg.files import write_json
+from dsmseg.files import write_atomically, write_json
 from dsmseg.model import DSM, PRESETS, DSMOutput, build
 from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss, soft_dice
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.warp import WarpRange
-from dsmseg.training.export import export
+from dsmseg.training.export import describe, export
 from dsmseg.training.patches import BatchSource
 from dsmseg.training.recipe import Optimization, Recipe
 from dsmseg.training.state import Average, load_state, save_state
 
 REPORT_EVERY = 20
-
+MAY_CHANGE = {"steps", "optimization", "data", "checkpoint_every"}  # of optimization the cool-down alone
 
 Report = Callable[[dict[str, float]], None]
 
@@ -38,12 +38,15 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     the same batches: it ends as if it had not been stopped. ``report`` is given each entry of the log.
 
     Raises:
-        InputError: the folder holds another run, or a body cannot be read.
-        WeightsError: the folder's state belongs to another recipe.
+        InputError: the folder holds another run or another recipe's, or a body cannot be read.
+        WeightsError: the folder's state is damaged.
     """
     state_file = directory / "state.safetensors"
     if state_file.exists() and not resume:
         raise InputError("holds a run already", where=directory, mend="Add --resume, or choose another folder.")
+    if state_file.exists():
+        _refuse_other_recipe(recipe, directory / "recipe.json")
+    describe(recipe, 0)  # what the card would refuse at the end is refused now
     batches = _batches(recipe)
     torch.manual_seed(recipe.seed)
     network = build(replace(PRESETS[recipe.preset], stage=1))
@@ -54,7 +57,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     if state_file.exists():
         start = load_state(state_file, network=network, average=average, optimizer=optimizer)
     write_json(directory / "recipe.json", recipe.model_dump(mode="json"))
-    with _journal(directory / "log.jsonl", report) as record:
+    with _journal(directory / "log.jsonl", start, report) as record:
         for step in range(start, recipe.steps):
             terms = _step(network, batches, optimizer, recipe, step)
             average.update(network, step)
@@ -62,7 +65,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
                 save_state(state_file, step=step + 1, network=network, average=average, optimizer=optimizer)
     weights = directory / f"{recipe.name}.safetensors"
-    export(directory, weights)
+    export(recipe, state_file, weights)
     return weights
 
 
@@ -134,25 +137,44 @@ def _batches(recipe: Recipe) -> BatchSource:
     )
 
 
+def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
+    """A run may be made longer or shorter, or find its data elsewhere; all else would make it another run."""
+    before, now = Recipe.model_validate_json(path.read_text(encoding="utf-8")), recipe
+    changed = [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]
+    cool_down = {"cool_down": now.optimization.cool_down}
+    if before.optimization.model_copy(update=cool_down) == now.optimization:
+        changed = [name for name in changed if name not in MAY_CHANGE]
+    else:
+        changed = [name for name in changed if name == "optimization" or name not in MAY_CHANGE]
+    if changed:
+        raise InputError(
+            f"was started with another '{changed[0]}'", where=path, mend="Take its recipe, or choose another folder."
+        )
+
+
 @contextmanager
-def _journal(path: Path, report: Report | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def _journal(path: Path, start: int, report: Report | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Append to the log, without what was written after the state that the run goes on from."""
+    if path.exists():
+        entries = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= start]
+        write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in entries)))
     with path.open("a", encoding="utf-8") as file:
-        sums: dict[str, float] = defaultdict(float)
+        steps: list[dict[str, float]] = []
         began = time.monotonic()
 
         def record(step: int, terms: dict[str, float]) -> None:
             nonlocal began
-            for name, value in terms.items():
-                sums[name] += value / REPORT_EVERY
+            steps.append(terms)
             if (step + 1) % REPORT_EVERY:
                 return
             now = time.monotonic()
-            entry = {"step": step + 1, "seconds_a_step": (now - began) / REPORT_EVERY, **sums}
+            means = {name: statistics.fmean(one[name] for one in steps) for name in terms}
+            entry = {"step": step + 1, "seconds_a_step": (now - began) / len(steps), **means}
             file.write(json.dumps(entry) + "\n")
             file.flush()
             if report is not None:
                 report(entry)
-            sums.clear()
+            steps.clear()
             began = now
 
         yield record

@@ -7,18 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dsmseg.inference.windows import channels
 from dsmseg.model.losses import PartialLabels
 from dsmseg.synthesis.bodies import Body, PatchPlan, Sample, draw
 from dsmseg.synthesis.warp import uniform
 
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
-
-
-def scale_to_windows(
-    image: Float[Tensor, "*batch x y z"], hu_windows: Sequence[tuple[float, float]]
-) -> Float[Tensor, "*batch window x y z"]:
-    """Give one channel a HU window, clipped and scaled to [0, 1]."""
-    return torch.stack([((image - low) / (high - low)).clamp(0.0, 1.0) for low, high in hu_windows], dim=-4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +52,13 @@ class BatchSource:
             self._drawn = {key: value for key, value in self._drawn.items() if key // BLOCK == block}
             self._drawn[index] = self._draw(index)
         samples, generator = self._drawn[index], _generator(self.seed, 1, step)
-        images = torch.stack([_vary(sample.image, generator) for sample in samples])
+        images = torch.cat([channels(_vary(sample.image, generator), self.hu_windows) for sample in samples])
         organs = torch.stack([sample.organs for sample in samples])
         masks = torch.stack([organs == organ for organ in range(1, self.organs + 1)], dim=1)
         annotated = torch.zeros(self.organs, dtype=torch.bool)
         annotated[[organ - 1 for organ in self.all[0].anatomy.annotated_organs]] = True
         labels = PartialLabels(masks, annotated.expand(len(samples), -1))
-        return Batch(scale_to_windows(images, self.hu_windows), labels)
+        return Batch(images, labels)
 
     def _draw(self, index: int) -> list[Sample]:
         generator = _generator(self.seed, 0, index)

@@ -10,8 +10,10 @@ from dsmseg.errors import InputError
 from dsmseg.model import PRESETS
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
@@ -37,12 +39,12 @@ class Patch(_Section):
 
     size: tuple[Side, Side, Side] = (64, 64, 64)
     spacing: Positive = 3.0
-    rotation: float = 10.0
+    rotation: NotNegative = 10.0
     scale: tuple[Positive, Positive] = (0.8, 1.25)
     stretch: Fraction = 0.1
-    elastic: float = 6.0
+    elastic: NotNegative = 6.0
     truncation: Fraction = 0.0
-    truncation_from: int = 0
+    truncation_from: Natural = 0
 
 
 class Optimization(_Section):
@@ -52,10 +54,10 @@ class Optimization(_Section):
     """
 
     learning_rate: Positive = 1e-3
-    weight_decay: float = 1e-2
+    weight_decay: NotNegative = 1e-2
     clip_norm: Positive = 1.0
-    warm_up: int = 200
-    cool_down: int = 1500
+    warm_up: Natural = 200
+    cool_down: Natural = 1500
     average: Fraction = 0.999
 
 
@@ -72,11 +74,11 @@ class Recipe(_Section):
     preset: Literal["starter", "base", "paper"]
     seed: int = 0
     steps: Count
-    batch: tuple[int, int] = (1, 1)
+    batch: tuple[Natural, Natural] = (1, 1)
     reuse: Count = 3
-    cross_entropy_weight: float = 20.0
-    response_weight: float = 0.5
-    presence_weight: float = 0.1
+    cross_entropy_weight: NotNegative = 20.0
+    response_weight: NotNegative = 0.5
+    presence_weight: NotNegative = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpoint_every: Count = 250
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
@@ -91,6 +93,8 @@ class Recipe(_Section):
         channels = PRESETS[self.preset].input_channels
         if len(self.hu_windows) != channels:
             raise ValueError(f"preset {self.preset} takes {channels} hu_windows, not {len(self.hu_windows)}")
+        if sum(self.batch) == 0:
+            raise ValueError("batch asks for no patches")
         if self.batch[0] and not any(body.image for body in self.bodies):
             raise ValueError("batch asks for real patches, but no body has an image")
         return self
@@ -140,7 +144,8 @@ def _parse(text: str, where: object) -> Any:
 
 
 def _explain(error: ValidationError, path: Path) -> InputError:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         found = f"'{place}': {first['msg']}" if place else first["msg"]

@@ -12,19 +12,22 @@ from dsmseg.files import write_atomically
 
 
 class Average:
-    """Exponential moving average of parameters and buffers: the weights that a run ends with."""
+    """Exponential moving average of parameters and buffers (counters are copied): the weights that a run ends with."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         """Start from the network's present state; ``decay`` is approached from below in the first steps."""
         self.decay = decay
-        self.state = {name: tensor.detach().clone().float() for name, tensor in network.state_dict().items()}
+        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards the network's state after ``step``."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
         for name, tensor in network.state_dict().items():
-            self.state[name].lerp_(tensor.float(), 1.0 - decay)
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1.0 - decay)
+            else:
+                self.state[name].copy_(tensor)
 
 
 def save_state(
@@ -78,7 +81,7 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             step = int(file.metadata()["step"])
             return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _unfit(path, error) from error
 
 

@@ -1,0 +1,46 @@
+"""What the README prints works as printed, on the demonstration's scan."""
+
+import re
+import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from dsmseg import cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^dsmseg .*$", README, flags=re.MULTILINE)
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Give a folder as the README's first commands leave it."""
+    folder = tmp_path_factory.mktemp("readme")
+    package = find_spec("slicerio")
+    shutil.copy(Path(package.origin).parent / "data" / "CTChest4.nrrd", folder / "scan.nrrd")
+    (folder / "cases").mkdir()
+    shutil.copy(folder / "scan.nrrd", folder / "cases")
+    return folder
+
+
+def test_the_readme_has_commands_and_snippets() -> None:
+    assert len(COMMANDS) >= 8
+    assert len(SNIPPETS) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_runs(command, folder, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder)
+    assert cli.run(shlex.split(command, comments=True)[1:]) == 0, capsys.readouterr().err
+
+
+def test_the_python_snippets_run_one_after_another(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    for snippet in SNIPPETS:
+        exec(compile(snippet, "README.md", "exec"), names)  # noqa: S102
+    assert (folder / "overview.png").is_file()
+    assert (folder / "results" / "from_python" / "organs.nii.gz").is_file()
