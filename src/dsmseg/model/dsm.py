@@ -52,10 +52,10 @@ class MaskHead(nn.Module):
 
     def __init__(self, *, width: int, embedding_channels: int) -> None:
         super().__init__()
-        output = nn.Linear(width, embedding_channels + 1)
+        hidden, output = nn.Linear(width, width), nn.Linear(width, embedding_channels + 1)
         with torch.no_grad():
             output.bias[-1] = -2.0  # most voxels are not of a given class
-        self.kernel = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), output)
+        self.kernel = nn.Sequential(nn.LayerNorm(width), hidden, nn.GELU(), output)
 
     def forward(
         self, queries: Float[Tensor, "batch query width"], embedding: Float[Tensor, "batch channel x y z"]
