@@ -1,9 +1,12 @@
 """A zip gives what its folder gives; a zip that climbs, swells, lies or is broken is refused, and nothing is left."""
 
+import errno
+import os
 import stat
 import struct
 import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,7 +136,29 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path, refused):
 def test_a_zip_with_the_same_name_twice_is_refused(tmp_path, slices, refused):
     with pytest.warns(UserWarning, match="Duplicate"):
         path = zipped(tmp_path / "a.zip", [*slices, slices[0]])
-    refused(path, "cannot be unpacked (File exists)")
+    refused(path, "cannot be unpacked (File exists). Unpack it yourself")
+
+
+def test_a_zip_that_uses_a_file_as_a_folder_is_refused(tmp_path, refused):
+    refused(zipped(tmp_path / "a.zip", [], [("a", b"x"), ("a/b", b"x")]), "Unpack it yourself")
+
+
+def test_a_zip_with_a_name_longer_than_a_file_may_have_is_refused(tmp_path, refused):
+    refused(zipped(tmp_path / "a.zip", [], [("a" * 300, b"x")]), "cannot be unpacked (File name too long). Unpack it")
+
+
+def test_a_full_temporary_folder_is_told_as_such(tmp_path, slices, refused, monkeypatch):
+    def no_room(self, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = zipped(tmp_path / "a.zip", slices)
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    refused(path, "cannot be unpacked (No space left on device). Make room in the temporary folder")
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_told_as_such(tmp_path, slices, refused, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    refused(zipped(tmp_path / "a.zip", slices), "no temporary folder can be made (No such file or directory). Point")
 
 
 @pytest.mark.parametrize("extra", [[], [("notes.txt", b"x"), ("ct.nii.gz", b"x")]])

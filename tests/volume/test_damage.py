@@ -1,7 +1,9 @@
 """A file that is cut short, spoilt or mislabelled is refused in one line, whatever its library thinks of it."""
 
 import gzip
+import tracemalloc
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -100,6 +102,49 @@ def test_packed_voxels_in_a_file_of_their_own_are_read_and_checked(tmp_path, ref
     refused(cut(data, -20).parent / name, "damaged")
     data.unlink()
     refused(tmp_path / name, f"data file {data.name} is missing")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_nifti_header_that_claims_more_than_the_file_can_hold_takes_no_memory(tmp_path, refused, name):
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((1000, 1000, 100))
+    header.set_sform(np.eye(4), code=1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    data = header.binaryblock + bytes(10_000)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    tracemalloc.start()
+    try:
+        refused(tmp_path / name, "damaged")
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_text_header_that_claims_more_than_the_file_holds_is_refused_unread(
+    tmp_path, refused, monkeypatch, name, packed
+):
+    data = write(tmp_path / name, packed).read_bytes()
+    assert data.count(b" 9 8 7\n") == 1
+    (tmp_path / name).write_bytes(data.replace(b" 9 8 7\n", b" 9 8 8\n"))
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", lambda _: pytest.fail("took memory for what is not there"))
+    refused(tmp_path / name, "damaged")
+
+
+def test_a_gzip_of_zeros_stays_below_the_largest_ratio(tmp_path):
+    array = np.zeros((200, 200, 200), dtype=np.int16)
+    array[0, 0, 0] = -1000
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(nibabel.Nifti1Image(array, np.eye(4)).to_bytes(), 9))
+    assert path.stat().st_size * 1000 < array.nbytes
+    np.testing.assert_array_equal(read_scan(path).array, array)
+
+
+def test_voxels_written_as_text_are_read_though_their_length_is_unknown(tmp_path):
+    path = write_nrrd(tmp_path / "a.nrrd", encoding="ascii")
+    np.testing.assert_array_equal(read_scan(path).array, RAS)
 
 
 def check_scan_or_line(path):

@@ -1,11 +1,13 @@
 """A .zip that holds a DICOM folder: unpacked with distrust, read, and removed again."""
 
+import errno
 import lzma
 import stat
 import tempfile
 import zipfile
 import zlib
-from pathlib import Path, PureWindowsPath
+from collections.abc import Sequence
+from pathlib import Path, PurePath, PureWindowsPath
 
 from dsmseg.errors import InputError
 from dsmseg.volume.dicom import is_ignored_name, read_dicom_folder
@@ -24,7 +26,7 @@ def read_dicom_zip(path: Path) -> Stored:
     Raises:
         InputError: damaged, encrypted, climbing out of its folder, larger than `UNPACKED_LIMIT_BYTES`, or no scan.
     """
-    with tempfile.TemporaryDirectory(prefix="dsmseg-") as folder:
+    with _temporary_folder(path) as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, Path(folder), path)
@@ -32,13 +34,18 @@ def read_dicom_zip(path: Path) -> Stored:
             raise InputError(
                 "is a damaged zip, or of a kind that cannot be unpacked", where=path, mend="Copy or zip it again."
             ) from error
-        except OSError as error:
-            raise InputError(
-                f"cannot be unpacked ({error.strerror or error})",
-                where=path,
-                mend="Make room in the temporary folder, or unpack it and give the folder.",
-            ) from error
         return read_dicom_folder(Path(folder), where=path)
+
+
+def _temporary_folder(where: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="dsmseg-")
+    except OSError as error:
+        raise InputError(
+            f"cannot be unpacked, since no temporary folder can be made ({error.strerror or error})",
+            where=where,
+            mend="Point TMPDIR to a folder that can be written to, or unpack it yourself and give the folder.",
+        ) from error
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, where: Path) -> None:
@@ -46,6 +53,20 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, where: Path) -> None:
     if len(entries) > ENTRY_LIMIT or sum(entry.file_size for entry in entries) > UNPACKED_LIMIT_BYTES:
         raise _too_large(where)
     places = [(entry, _place_inside(entry, where)) for entry in entries]
+    try:
+        _extract(archive, folder, places, where)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise InputError(
+            f"cannot be unpacked ({error.strerror or error})",
+            where=where,
+            mend="Make room in the temporary folder." if full else "Unpack it yourself and give the folder.",
+        ) from error
+
+
+def _extract(
+    archive: zipfile.ZipFile, folder: Path, places: Sequence[tuple[zipfile.ZipInfo, PurePath]], where: Path
+) -> None:
     # The header's sizes can lie, so the bytes that really come out are counted as well.
     left = UNPACKED_LIMIT_BYTES
     for entry, place in places:

@@ -13,6 +13,9 @@ SMALLEST_SPACING_MM = 0.05
 LARGEST_SPACING_MM = 30.0
 LARGEST_SKEW_DEGREES = 15.0
 LARGEST_VOXEL_COUNT = 2**32
+# The longest table moves by less than this, and no gantry is much wider than 0.8 m.
+LARGEST_EXTENT_MM = 3000.0
+LARGEST_EXTENT_LITERS = 2000.0
 # Every CT that shows a patient shows air or at least fat; nothing but rescaled or foreign data stays above this.
 HIGHEST_MINIMUM_HU = -200.0
 
@@ -52,12 +55,25 @@ def check_real_numbers(dtype: np.dtype[np.generic], where: object) -> None:
         )
 
 
-def check_affine(affine: NDArray[np.float64], where: object) -> None:
-    """Refuse an affine (4x4, voxel -> mm) that cannot place a CT in space.
+def check_grid(shape: Sequence[int], affine: NDArray[np.float64], where: object) -> None:
+    """Refuse three sizes and an affine (4x4, voxel -> mm) that cannot place a CT in space.
 
     Raises:
-        InputError: NaN, singular, spacing outside 0.05 to 30 mm, or axes that are skewed by more than 15 degrees.
+        InputError: NaN, singular, spacing outside 0.05 to 30 mm, axes that are skewed by more than 15 degrees, or an
+            extent above `LARGEST_EXTENT_MM` along an axis or `LARGEST_EXTENT_LITERS` in all.
     """
+    _check_affine(affine, where)
+    extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
+    if extent.max() > LARGEST_EXTENT_MM or extent.prod() / 1e6 > LARGEST_EXTENT_LITERS:
+        text = " x ".join(f"{value:.0f}" for value in extent)
+        raise InputError(
+            f"covers {text} mm, above {LARGEST_EXTENT_MM / 1000:g} m along an axis or {LARGEST_EXTENT_LITERS:g} liters",
+            where=where,
+            mend="Check the spacing in the header, and correct it there.",
+        )
+
+
+def _check_affine(affine: NDArray[np.float64], where: object) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
         raise InputError(
             "has an affine with NaN or without sense", where=where, mend="Convert it again from its DICOM."

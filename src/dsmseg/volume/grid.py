@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dsmseg.errors import InputError
-from dsmseg.volume.checks import check_affine
+from dsmseg.volume.checks import check_grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class Volume:
         affine = np.array(affine, dtype=np.float64)
         if array.ndim != 3:
             raise InputError(f"an array of {array.ndim} axes is not a volume", mend="Give one array of three axes.")
-        check_affine(affine, None)
+        check_grid(array.shape, affine, None)
         own = Grid((array.shape[0], array.shape[1], array.shape[2]), affine)
         orientation = orientations.io_orientation(affine)
         ordered = _reordered(array, orientation, dtype)

@@ -1,5 +1,6 @@
 """NRRD and MetaImage, through SimpleITK."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from SimpleITK import GetArrayFromImage, Image, ImageFileReader
 from dsmseg.errors import InputError
 from dsmseg.volume.checks import spatial_shape
 from dsmseg.volume.itk_data import check_metaimage_data, check_nrrd_data, damaged
-from dsmseg.volume.native import quiet_native_code
+from dsmseg.volume.native import native_name, quiet_native_code
 from dsmseg.volume.stored import Stored
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -23,24 +24,23 @@ def read_nrrd(path: Path) -> Stored:
     Raises:
         InputError: damaged, cut short, more than one volume, colors or vectors, or without an orientation.
     """
-    check_nrrd_data(path)
-    return _read(path, "NrrdImageIO", "NRRD")
+    return _read(path, "NrrdImageIO", "NRRD", check_nrrd_data(path))
 
 
 def read_metaimage(path: Path) -> Stored:
     """Read a MetaImage: .mha, or .mhd with its data file.
 
     Raises:
-        InputError: damaged, cut short, more than one volume, colors or vectors, or its data file is missing.
+        InputError: damaged, cut short, more than one volume, colors or vectors, without spacing or directions, or its
+            data file is missing.
     """
-    check_metaimage_data(path)
-    return _read(path, "MetaImageIO", "MetaImage")
+    return _read(path, "MetaImageIO", "MetaImage", check_metaimage_data(path))
 
 
-def _read(path: Path, reader_name: str, format_name: str) -> Stored:
+def _read(path: Path, reader_name: str, format_name: str, voxel_bytes: int | None) -> Stored:
     reader = ImageFileReader()
     reader.SetImageIO(reader_name)
-    reader.SetFileName(str(path))
+    reader.SetFileName(native_name(path))
     try:
         with quiet_native_code():
             reader.ReadImageInformation()
@@ -48,6 +48,10 @@ def _read(path: Path, reader_name: str, format_name: str) -> Stored:
             _check_one_number_a_voxel(reader, path)
             if format_name == "NRRD":
                 _check_space(reader, path)
+            if min(reader.GetSpacing()) <= 0:
+                raise _bad_grid(path)
+            if voxel_bytes is not None and _needed_bytes(reader) > voxel_bytes:
+                raise damaged(path, format_name)
             image = reader.Execute()
     except RuntimeError as error:
         if any(text in str(error) for text in _BAD_GRID):
@@ -55,6 +59,12 @@ def _read(path: Path, reader_name: str, format_name: str) -> Stored:
         raise damaged(path, format_name) from error
     array = GetArrayFromImage(image).T.reshape(spatial, order="F")
     return Stored(array, _affine(image))
+
+
+def _needed_bytes(reader: ImageFileReader) -> int:
+    bytes_a_voxel: int = Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    voxels: int = math.prod(reader.GetSize())
+    return voxels * bytes_a_voxel
 
 
 def _affine(image: Image) -> NDArray[np.float64]:

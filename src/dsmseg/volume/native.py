@@ -1,12 +1,30 @@
-"""Keep what native libraries write on the error stream away from the caller's one line."""
+"""What native libraries need around them: a name they survive, and an error stream that they may fill."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from dsmseg.errors import InputError
 
 _STANDARD_ERROR = 2
 _ONE_AT_A_TIME = threading.RLock()
+
+
+def native_name(path: Path) -> str:
+    """Return a path as the text that ITK takes. It ends the whole process at one that is not valid text.
+
+    Raises:
+        InputError: the path cannot be written in UTF-8.
+    """
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError("its name is not valid text", where=readable, mend="Rename it.") from error
+    return name
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ _DAMAGE = (
 _WRITABLE = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "float32"))
 _HEADER_BYTES = 540
 _CHUNK_BYTES = 1 << 20
+_LARGEST_GZIP_RATIO = 1032  # a byte of deflate holds at most four runs of 258 bytes
 
 
 def read_nifti(path: Path) -> Stored:
@@ -55,6 +57,7 @@ def read_nifti(path: Path) -> Stored:
             spatial = spatial_shape(image.shape, path)
             check_real_numbers(image.get_data_dtype(), path)
             affine = _oriented_affine(image, path)
+            _check_length(image, path)
             array = image.dataobj.get_unscaled().reshape(spatial, order="F")
             while stream.read(_CHUNK_BYTES):
                 pass
@@ -111,6 +114,14 @@ def _image(stream: BinaryIO) -> nibabel.Nifti1Image:
     kind = nibabel.Nifti2Image if second_version else nibabel.Nifti1Image
     # A memory map would let a later change of the file reach into the volume.
     return kind.from_file_map(kind.make_file_map({"image": stream}), mmap=False)
+
+
+def _check_length(image: nibabel.Nifti1Image, path: Path) -> None:
+    """Compare the header's claim with the file before memory is taken for it."""
+    needed = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    ratio = _LARGEST_GZIP_RATIO if path.name.lower().endswith(".gz") else 1
+    if needed > path.stat().st_size * ratio:
+        raise EOFError
 
 
 def _oriented_affine(image: nibabel.Nifti1Image, path: Path) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
 from dsmseg.volume.archive import read_dicom_zip
-from dsmseg.volume.checks import check_affine, check_intensities
-from dsmseg.volume.dicom import has_dicom_mark, read_dicom_folder
+from dsmseg.volume.checks import check_grid, check_intensities
+from dsmseg.volume.dicom import looks_like_dicom, read_dicom_folder
 from dsmseg.volume.grid import Volume
 from dsmseg.volume.itk import read_metaimage, read_nrrd
 from dsmseg.volume.nifti import read_nifti
@@ -34,7 +34,7 @@ def read_scan(path: str | Path) -> Volume:
     """
     path = Path(path)
     stored = _read_file_or_dicom(path)
-    check_affine(stored.affine, path)
+    check_grid(stored.array.shape, stored.affine, path)
     volume = Volume.from_own(stored.array, stored.affine, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         if stored.slope != 1.0:
@@ -55,7 +55,7 @@ def read_labels(path: str | Path) -> Volume:
     if path.is_dir() or path.suffix.lower() == ".zip":
         raise InputError("is not a label map file", where=path, mend=f"Give one of {_known_extensions()}.")
     stored = _read_file_or_dicom(path)
-    check_affine(stored.affine, path)
+    check_grid(stored.array.shape, stored.affine, path)
     volume = Volume.from_own(stored.array, stored.affine)
     values: NDArray[Any] = volume.array
     if (stored.slope, stored.intercept) != (1.0, 0.0):
@@ -70,6 +70,8 @@ def _read_file_or_dicom(path: Path) -> Stored:
             raise InputError("does not exist", where=path, mend="Check the path.")
         if path.is_dir():
             return read_dicom_folder(path, where=path)
+        if not path.is_file():  # opening a pipe or a device would block, or never end
+            raise InputError("is no plain file", where=path, mend="Give a file or a DICOM folder.")
         name = path.name.lower()
         if name.endswith(".zip"):
             return read_dicom_zip(path)
@@ -86,7 +88,7 @@ def _read_file_or_dicom(path: Path) -> Stored:
 
 def _file_reader(path: Path, name: str) -> Callable[[Path], Stored]:
     reader = next((reader for end, reader in _FILE_READERS.items() if name.endswith(end)), None)
-    if reader is None and has_dicom_mark(path):
+    if reader is None and looks_like_dicom(path):
         raise InputError("is one DICOM file", where=path, mend="Give the folder that holds the whole series.")
     if reader is None:
         raise InputError(

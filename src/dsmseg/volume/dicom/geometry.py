@@ -60,7 +60,7 @@ def _check_alike(slices: Sequence[SliceHeader], where: Path) -> None:
             )
         if header.position is None or header.orientation is None or header.spacing is None:
             raise InputError(
-                f"its file {header.name} lacks its position, orientation or pixel spacing",
+                f"its file {header.name} lacks a usable position, orientation or pixel spacing",
                 where=where,
                 mend="Give the original CT series; screen captures do not belong in it.",
             )

@@ -7,17 +7,19 @@ from pathlib import Path
 from SimpleITK import ImageFileReader
 
 from dsmseg.errors import InputError
+from dsmseg.volume.native import native_name
 
 _MARK_OFFSET = 128
 _META_BYTES = 1024
 _CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _STORAGE_CLASS_TAG = b"\x02\x00\x02\x00UI"
 _DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
+_LARGEST_NUMBER = 1e6  # no length in mm, angle or count of a CT comes near
 
 
 @dataclass(frozen=True, slots=True)
 class SliceHeader:
-    """One image file. Lengths in mm and directions in DICOM's patient axes (LPS); None where the file says nothing."""
+    """One image file. Lengths in mm, directions in DICOM's patient axes (LPS); None where it says nothing usable."""
 
     path: Path
     name: str
@@ -57,9 +59,12 @@ def read_headers(folder: Path, where: Path) -> list[SliceHeader]:
     return headers
 
 
-def has_dicom_mark(path: Path) -> bool:
-    """Tell whether a file starts as DICOM files do."""
-    return _start(path)[_MARK_OFFSET : _MARK_OFFSET + 4] == b"DICM"
+def looks_like_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM by its extension or its first bytes; False for what is no file or unreadable."""
+    try:
+        return path.is_file() and (path.suffix.lower() in _DICOM_EXTENSIONS or _starts_as_dicom(_start(path)))
+    except OSError:
+        return False
 
 
 def is_ignored_name(name: str) -> bool:
@@ -76,13 +81,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_header(path: Path, name: str) -> SliceHeader | None:
-    start = _start(path)
-    # Old files lack the mark and begin with group 2 or 8; anything else would only make GDCM guess.
-    if start[_MARK_OFFSET : _MARK_OFFSET + 4] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+    # An extension alone is not enough here: it would only make GDCM guess.
+    if not _starts_as_dicom(_start(path)):
         return None
     reader = ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(native_name(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -92,6 +96,7 @@ def _read_header(path: Path, name: str) -> SliceHeader | None:
         value = reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else ""
         return str(value).encode("utf-8", "replace").decode("utf-8").strip(" \0")
 
+    spacing = _numbers(text("0028|0030"), 2)
     columns, rows = reader.GetSize()[:2]
     return SliceHeader(
         path=path,
@@ -103,7 +108,7 @@ def _read_header(path: Path, name: str) -> SliceHeader | None:
         photometric=text("0028|0004"),
         frames=int((_numbers(text("0028|0008"), 1) or (1,))[0]),
         sizes=(columns, rows),
-        spacing=_numbers(text("0028|0030"), 2),
+        spacing=spacing if spacing and min(spacing) > 0 else None,
         orientation=_numbers(text("0020|0037"), 6),
         position=_numbers(text("0020|0032"), 3),
         tilt_degrees=(_numbers(text("0018|1120"), 1) or (0.0,))[0],
@@ -116,7 +121,8 @@ def _numbers(text: str, count: int) -> tuple[float, ...] | None:
         values = tuple(float(part) for part in text.split("\\"))
     except ValueError:
         return None
-    return values if len(values) == count else None
+    usable = len(values) == count and all(abs(value) < _LARGEST_NUMBER for value in values)  # NaN is below nothing
+    return values if usable else None
 
 
 def _was_an_image(path: Path) -> bool:
@@ -130,6 +136,11 @@ def _was_an_image(path: Path) -> bool:
         return storage_class == _CT_STORAGE
     nameless = path.suffix == "" or path.suffix[1:].isdigit()
     return path.suffix.lower() in _DICOM_EXTENSIONS or (nameless and not start)
+
+
+def _starts_as_dicom(start: bytes) -> bool:
+    # Old files lack the mark and begin with group 2 or 8.
+    return start[_MARK_OFFSET : _MARK_OFFSET + 4] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
 
 
 def _start(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from SimpleITK import GetArrayViewFromImage, ImageFileReader
 
 from dsmseg.errors import InputError
 from dsmseg.volume.dicom.headers import SliceHeader
+from dsmseg.volume.native import native_name
 
 
 def read_pixels(slices: Sequence[SliceHeader], where: Path) -> NDArray[np.float32]:
@@ -23,7 +24,7 @@ def read_pixels(slices: Sequence[SliceHeader], where: Path) -> NDArray[np.float3
     for index, header in enumerate(slices):
         reader = ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(header.path))
+        reader.SetFileName(native_name(header.path))
         try:
             image = reader.Execute()  # a name of its own: the view below does not keep the image alive
             values[index] = GetArrayViewFromImage(image).reshape(rows, columns)
