@@ -246,6 +246,23 @@ def test_packaged_weights_are_found_by_name(monkeypatch, saved):
     assert checkpoint.load("tiny").path == saved
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_what_lies_in_the_working_directory_does_not_change_what_a_packaged_name_means(
+    monkeypatch, saved, tmp_path, make
+):
+    monkeypatch.setattr(checkpoint, "_FOLDER", saved.parent)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    make(Path("tiny"))
+    assert checkpoint.load("tiny").path == saved
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".safetensors"])
+def test_a_name_that_is_too_long_is_told_as_such(name):
+    with pytest.raises(WeightsError, match="File name too long"):
+        checkpoint.load(name)
+
+
 @pytest.mark.parametrize("name", ["missing.safetensors", "folder/missing.safetensors"])
 def test_a_path_that_does_not_exist_is_told_as_such(tmp_path, name):
     with pytest.raises(WeightsError, match="does not exist"):

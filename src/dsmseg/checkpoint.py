@@ -115,9 +115,7 @@ def load(name_or_path: str | Path) -> Checkpoint:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(
-            f"cannot be read ({error.strerror or error})", where=path, mend="Name a .safetensors file that can be read."
-        ) from error
+        raise _unreadable(path, error) from error
     if hashlib.sha256(content).hexdigest() != card.sha256:
         raise WeightsError(
             "is not the file that its card describes (the sha256 differs)",
@@ -194,22 +192,33 @@ def _refuse_other_formats(path: Path) -> None:
 def _find(name_or_path: str | Path) -> Path:
     """The weights file that is meant: a plain name is a packaged one."""
     path = Path(name_or_path)
-    is_name = path.name == str(name_or_path) and path.suffix.lower() not in (_SUFFIX, *_PICKLES) and not path.exists()
-    if is_name:
-        if path.name not in packaged():
-            raise WeightsError(
-                f"no packaged weights are named {path.name!r}",
-                mend=f"There are: {', '.join(packaged()) or 'none'}; or name a {_SUFFIX} file.",
-            )
+    is_name = path.name == str(name_or_path) and path.suffix.lower() not in (_SUFFIX, *_PICKLES)
+    # Whatever lies in the working directory: the default must mean the same everywhere.
+    if is_name and path.name in packaged():
         return _FOLDER / f"{path.name}{_SUFFIX}"
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_name and not is_folder and not is_file:
+        raise WeightsError(
+            f"no packaged weights are named {path.name!r}",
+            mend=f"There are: {', '.join(packaged()) or 'none'}; or name a {_SUFFIX} file.",
+        )
+    if is_folder:
         raise WeightsError("is a folder", where=path, mend=f"Name the {_SUFFIX} file in it.")
     _refuse_other_formats(path)
-    if not path.is_file():
+    if not is_file:
         raise WeightsError(
             "does not exist", where=path, mend=f"Name a {_SUFFIX} file, or packaged weights: {', '.join(packaged())}."
         )
     return path
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"cannot be read ({error.strerror or error})", where=path, mend=f"Name a {_SUFFIX} file that can be read."
+    )
 
 
 def _read_card(weights: Path) -> Card:

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,7 +19,9 @@ from dsmseg.errors import DsmsegError
 if TYPE_CHECKING:
     from dsmseg.inference import CaseResult
 
-DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE = 0, 2, 130, 141
+DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
+
+_NOTHING_HALF = "What was finished is complete; of the rest nothing was written."
 
 # Plain help: the boxes of rich would double the time that help takes.
 _STYLE: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
@@ -59,24 +62,25 @@ def predict(
     """
     from dsmseg import inference
 
-    names = [case.name for case in inference.find_cases(inputs)]
+    cases = inference.find_cases(inputs)
     rows: list[dict[str, Any]] = []
-    with console.progress("Loading the weights") as progress:
+    try:
+        with console.progress("Loading the weights") as progress:
 
-        def show(done: int, total: int) -> None:
-            progress.step(f"{names[len(rows)]} ({len(rows) + 1} of {len(names)})", done, total)
+            def show(done: int, total: int) -> None:
+                progress.step(f"{cases[len(rows)].name} ({len(rows) + 1} of {len(cases)})", done, total)
 
-        segmenter = inference.Segmenter.load(weights, device=device, overlap=overlap, classes=classes)
-        for result in inference.predict(
-            inputs, output, segmenter=segmenter, file_format=file_format, overwrite=overwrite, progress=show
-        ):
-            rows.append(_row(result))
-            if result.error is not None:
-                progress.line(console.as_error(rows[-1]["error"]))
-    if as_json:
-        console.document({"cases": rows})
-    else:
-        console.table(("case", "organs", "lesions", "seconds", "written to"), [_cells(row) for row in rows])
+            segmenter = inference.Segmenter.load(weights, device=device, overlap=overlap, classes=classes)
+            for result in inference.predict(
+                cases, output, segmenter=segmenter, file_format=file_format, overwrite=overwrite, progress=show
+            ):
+                rows.append(_row(result))
+                del result  # It holds the scan, and the next one needs the memory.
+                if remark := rows[-1]["error"] or rows[-1]["note"]:
+                    progress.line(console.as_error(remark))
+    finally:  # What was finished is told, whatever then went wrong.
+        if rows:
+            _tell_cases(rows, as_json=as_json)
     if any(row["error"] for row in rows):
         raise typer.Exit(YOURS_TO_MEND)
 
@@ -202,12 +206,21 @@ def _row(result: "CaseResult") -> dict[str, Any]:
     if result.directory is None:
         text = str(result.error)
         return {**row, "directory": None, "error": text if row["input"] in text else f"{row['input']}: {text}"}
+    run_record = json.loads((result.directory / "run.json").read_text(encoding="utf-8"))
+    note = f"{row['input']}: {run_record['note']}" if "note" in run_record else None
     statistics = json.loads((result.directory / "statistics.json").read_text(encoding="utf-8"))
     organs = [organ["name"] for organ in statistics["organs"] if organ["voxels"]]
     # Where tumors were not searched, their place holds the reason: that is not the same as none found.
     searched = not isinstance(statistics["tumors"], str)
     found = {"organs": organs, "lesions": statistics["lesions"] if searched else None}
-    return {**row, "directory": str(result.directory), **found, "error": None}
+    return {**row, "directory": str(result.directory), **found, "note": note, "error": None}
+
+
+def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        console.document({"cases": rows})
+    else:
+        console.table(("case", "organs", "lesions", "seconds", "written to"), [_cells(row) for row in rows])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -243,11 +256,18 @@ def _obey(arguments: list[str]) -> int:
         console.error_line(f"{error.format_message()}{_where_to_read(error)}")
     except DsmsegError as error:
         console.error_line(error)
-    except MemoryError:
-        console.error_line("memory ran out. Close other programs, or give a smaller part of the scan.")
+    except (MemoryError, RuntimeError) as error:
+        from dsmseg.inference.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        console.error_line("memory ran out. Close other programs, or use a machine with more memory.")
     except (KeyboardInterrupt, typer.Abort):
-        console.error_line("interrupted. What was finished is complete; of the rest nothing was written.")
+        console.error_line(f"interrupted. {_NOTHING_HALF}")
         return INTERRUPTED
+    except SystemExit:
+        console.error_line(f"terminated. {_NOTHING_HALF}")
+        return TERMINATED
     else:
         return DONE
     return YOURS_TO_MEND
@@ -261,9 +281,16 @@ def _where_to_read(error: typer.TyperException) -> str:
 def main() -> None:
     """Run the command line of this process, and exit."""
     sys.excepthook = _tell_our_fault
+    signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    """Leave through every clean-up on the way out; a second signal must not cut that short."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(TERMINATED)
 
 
 def _tell_our_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -3,7 +3,7 @@
 import os
 import platform
 from importlib.metadata import version
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from dsmseg import __version__, checkpoint
+from dsmseg.inference.windows import DEFAULT_OVERLAP, most_windows
 from dsmseg.volume import read_scan
 
 _LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors")
@@ -69,9 +70,7 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
         "predict": {
             "weights": card.name,
             "grid_at_its_spacing": working,
-            "windows_at_most": prod(
-                _windows(length, width) for length, width in zip(working, card.window, strict=True)
-            ),
+            "windows_at_most": most_windows(working, card.window, DEFAULT_OVERLAP),
             "memory_gb": round(memory / 1e9, 1),
         },
     }
@@ -81,10 +80,6 @@ def _letters(affine: NDArray[np.float64]) -> str:
     """Where each axis of a file runs to, such as "LPS"."""
     axes = io_orientation(affine)
     return "".join(("RAS" if flip > 0 else "LPI")[int(axis)] for axis, flip in axes)
-
-
-def _windows(length: int, width: int, overlap: float = 0.25) -> int:
-    return 1 + ceil(max(0, length - width) / (width * (1 - overlap)))
 
 
 def _cores() -> int:

@@ -1,5 +1,6 @@
 """Every scan becomes one case with a name of its own."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,6 @@ def test_a_folder_of_cases_gives_scans_and_dicom_folders_sorted_and_nothing_else
         "d/deeper/IM1",
         "e/notes.txt",
         "f/ct.nii.gz",
-        "f/labels.nii.gz",
-        "g/ct.nii.gz",
         ".hidden.nii.gz",
         ".cache/IM1",
         "notes.txt",
@@ -109,6 +108,70 @@ def test_a_missing_input_is_told(tmp_path):
 def test_an_empty_folder_is_told(tmp_path):
     with pytest.raises(InputError, match="holds no scans"):
         find_cases([tmp_path])
+
+
+def test_a_folder_with_several_scans_among_cases_is_told_and_not_passed_over(tree):
+    folder = tree("cases/s1/ct.nii.gz", "cases/s2/ct.nii.gz", "cases/s2/labels.nii.gz") / "cases"
+    with pytest.raises(InputError, match=r"s2: holds 2 scans\. Name the one to segment"):
+        find_cases([folder])
+
+
+def test_results_of_dsmseg_are_no_cases(tree):
+    folder = tree("cases/a.nii.gz", "cases/a/organs.nii.gz", "cases/a/tumors.nii.gz", "cases/a/run.json") / "cases"
+    assert names_of(folder) == ["a"]
+    with pytest.raises(InputError, match="is a result of dsmseg"):
+        find_cases([folder / "a"])
+
+
+def test_a_linked_scan_has_the_links_name_and_is_still_one_case(tree):
+    folder = tree("store/3f9a.nii.gz", "patients/notes.txt")
+    link = folder / "patients" / "anna.nii.gz"
+    link.symlink_to(folder / "store" / "3f9a.nii.gz")
+    assert [(case.name, case.path) for case in find_cases([folder / "patients"])] == [("anna", link)]
+    assert names_of(link, folder / "store" / "3f9a.nii.gz") == ["anna"]
+
+
+def test_two_dots_behind_a_link_lead_where_the_file_system_says(tree):
+    folder = tree("store/ct.nii.gz", "store/deep/notes.txt", "here/notes.txt")
+    (folder / "here" / "link").symlink_to(folder / "store" / "deep")
+    (case,) = find_cases([folder / "here" / "link" / ".." / "ct.nii.gz"])
+    assert case.path == folder / "store" / "ct.nii.gz"
+
+
+def test_the_working_directory_and_the_one_above_have_their_own_names(tree, monkeypatch):
+    folder = tree("series/IM1", "series/deep/notes.txt") / "series"
+    monkeypatch.chdir(folder)
+    assert names_of(Path(".")) == ["series"]
+    monkeypatch.chdir(folder / "deep")
+    assert names_of(Path("..")) == ["series"]
+
+
+def test_a_name_that_is_too_long_is_told():
+    with pytest.raises(InputError, match="File name too long"):
+        find_cases([Path("a" * 300 + ".nii.gz")])
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file of Linux")
+def test_a_file_that_gives_an_error_when_it_is_read_is_told():
+    with pytest.raises(InputError, match="is no scan"):
+        find_cases([Path("/proc/self/mem")])
+
+
+def test_what_only_a_system_needs_is_passed_over(tree):
+    folder = tree("cases/a/ct.nii.gz", "cases/a/._ct.nii.gz", "cases/__MACOSX/IM1", "cases/b/.cache/IM1") / "cases"
+    assert names_of(folder) == ["ct"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_listed_is_told_by_its_name(tree):
+    folder = tree("cases/a.nii.gz", "cases/locked/ct.nii.gz") / "cases"
+    (folder / "locked").chmod(0)
+    try:
+        for given in (folder, folder / "locked", folder / "locked" / "ct.nii.gz"):
+            with pytest.raises(InputError, match=r"locked.*: cannot be read \(Permission denied\)"):
+                find_cases([given])
+    finally:
+        (folder / "locked").chmod(0o700)
 
 
 def test_a_file_that_is_no_scan_is_told(tree):

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from dsmseg.errors import InputError, OutputError
-from dsmseg.inference import Segmenter, predict
+from dsmseg.inference import Segmentation, Segmenter, find_cases, predict
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def cases(phantom, write_scan) -> Path:
 
 def test_every_case_gets_its_folder(segmenter, cases, tmp_path):
     output = tmp_path / "deep" / "out"
-    results = list(predict([cases], output, segmenter=segmenter))
+    results = list(predict(find_cases([cases]), output, segmenter=segmenter))
     assert [result.case.name for result in results] == ["a", "b", "c"]
     assert [result.directory for result in results] == [output / "a", output / "b", output / "c"]
     assert all((output / name / "organs.nii.gz").is_file() for name in "abc")
@@ -34,7 +36,7 @@ def test_every_case_gets_its_folder(segmenter, cases, tmp_path):
 
 def test_one_damaged_case_does_not_stop_the_others(segmenter, cases, tmp_path):
     (cases / "b.nii.gz").write_bytes(b"damaged")
-    results = list(predict([cases], tmp_path / "out", segmenter=segmenter))
+    results = list(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter))
     assert [result.error is None for result in results] == [True, False, True]
     assert isinstance(results[1].error, InputError)
     assert results[1].directory is None
@@ -42,22 +44,22 @@ def test_one_damaged_case_does_not_stop_the_others(segmenter, cases, tmp_path):
 
 
 def test_cases_are_computed_one_by_one_as_they_are_asked_for(segmenter, cases, tmp_path):
-    results = predict([cases], tmp_path / "out", segmenter=segmenter)
+    results = predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter)
     assert not list((tmp_path / "out").iterdir())
     next(results)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
 
 
 def test_an_existing_case_folder_stops_the_run_before_anything_is_computed(segmenter, cases, tmp_path):
-    list(predict([cases / "c.nii.gz"], tmp_path / "out", segmenter=segmenter))
+    list(predict(find_cases([cases / "c.nii.gz"]), tmp_path / "out", segmenter=segmenter))
     with pytest.raises(OutputError, match="exists already"):
-        predict([cases], tmp_path / "out", segmenter=segmenter)
+        predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
 
 
 def test_with_overwrite_it_is_replaced(segmenter, cases, tmp_path):
     for _ in range(2):
-        results = list(predict([cases], tmp_path / "out", segmenter=segmenter, overwrite=True))
+        results = list(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter, overwrite=True))
         assert [result.error for result in results] == [None] * 3
 
 
@@ -65,7 +67,7 @@ def test_an_output_that_is_a_file_or_below_one_is_told_before_anything_is_comput
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(OutputError):
-            predict([cases], output, segmenter=segmenter)
+            predict(find_cases([cases]), output, segmenter=segmenter)
 
 
 def test_an_output_that_cannot_be_written_to_is_told_before_anything_is_computed(
@@ -76,13 +78,52 @@ def test_an_output_that_cannot_be_written_to_is_told_before_anything_is_computed
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(OutputError, match="Permission denied"):
-        predict([cases], tmp_path / "out", segmenter=segmenter)
+        predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter)
 
 
-def test_a_missing_input_is_told_at_once_and_leaves_no_output_folder(segmenter, tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        predict([tmp_path / "none"], tmp_path / "out", segmenter=segmenter)
-    assert not (tmp_path / "out").exists()
+def test_where_all_cases_fail_no_folder_stays_that_was_made_for_them(segmenter, tmp_path):
+    (tmp_path / "torn.nii").write_bytes(b"torn")
+    torn = find_cases([tmp_path / "torn.nii"])
+    (tmp_path / "mine").mkdir()
+    for output in (tmp_path / "mine" / "deep" / "out", tmp_path / "mine"):
+        (result,) = predict(torn, output, segmenter=segmenter)
+        assert result.error is not None
+    assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_for_one_case_does_not_stop_the_others(segmenter, cases, tmp_path, monkeypatch, error):
+    save = Segmentation.save
+
+    def save_what_fits(self, directory, **options):
+        if directory.name == "b":
+            raise error
+        return save(self, directory, **options)
+
+    monkeypatch.setattr(Segmentation, "save", save_what_fits)
+    results = list(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter))
+    assert [result.error is None for result in results] == [True, False, True]
+    assert isinstance(results[1].error, InputError)
+    assert "memory ran out" in str(results[1].error)
+
+
+def test_a_result_that_the_caller_drops_is_gone_before_the_next_case(segmenter, cases, tmp_path):
+    seen = []
+
+    def check(*_):
+        assert all(one() is None for one in seen)
+
+    for result in predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter, progress=check):
+        seen.append(weakref.ref(result.segmentation.organs))
+        del result
+    assert len(seen) == 3
 
 
 def test_prediction_loads_neither_monai_nor_lightning():

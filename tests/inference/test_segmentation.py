@@ -146,6 +146,52 @@ def test_when_the_last_rename_fails_the_old_folder_comes_back(result, tmp_path, 
     assert names_in(tmp_path) == {"in", "case"}
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interruption_between_the_renames_costs_no_result(result, tmp_path, monkeypatch, moment, number):
+    folder = result.save(tmp_path / "case")
+    rename, renames = segmentation.os.rename, []
+
+    def interrupt(source, target):
+        renames.append(source)
+        if moment == "before" and len(renames) == number:
+            raise KeyboardInterrupt
+        rename(source, target)
+        if moment == "after" and len(renames) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation.os, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(folder, overwrite=True)
+    assert names_in(folder) == FILES
+    assert names_in(tmp_path) == {"in", "case"}
+
+
+def test_when_not_even_the_old_folder_can_be_put_back_it_is_kept(result, tmp_path, monkeypatch):
+    folder = result.save(tmp_path / "case")
+    rename, renames = segmentation.os.rename, []
+
+    def fail_after_the_first(source, target):
+        renames.append(source)
+        if len(renames) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(segmentation.os, "rename", fail_after_the_first)
+    with pytest.raises(OutputError, match="Input/output error"):
+        result.save(folder, overwrite=True)
+    (old,) = tmp_path.glob(".*.old.case")
+    assert names_in(old) == FILES
+
+
+def test_a_case_folder_with_a_file_of_its_users_is_never_overwritten(result, tmp_path):
+    folder = result.save(tmp_path / "case")
+    (folder / "mine.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"case: holds mine\.txt, which dsmseg did not write"):
+        result.save(folder, overwrite=True)
+    assert (folder / "mine.txt").read_text() == "precious"
+
+
 def test_a_place_that_cannot_exist_is_one_line(result, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

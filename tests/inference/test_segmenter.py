@@ -3,7 +3,9 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
+from torch import nn
 
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.inference import Segmenter
@@ -206,3 +208,12 @@ def test_the_run_tells_what_ran(segmenter, phantom, write_scan):
     np.testing.assert_allclose(run["input"]["affine"], nibabel.load(path).affine)
     assert (run["device"], run["overlap"], run["stage"]) == ("cpu", 0.25, 1)
     assert set(run["seconds"]) == {"read", "prepare", "network", "postprocess", "restore"}
+
+
+def test_memory_that_runs_out_is_told(make_card, phantom, write_scan):
+    class TooLarge(nn.Module):
+        def forward(self, image):
+            return torch.empty(2**52)
+
+    with pytest.raises(InputError, match="memory ran out for this scan"):
+        Segmenter(TooLarge(), make_card(), device="cpu")(write_scan(phantom()))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmseg.inference.windows import channels, gaussian_weights, padding_to, place_windows
+from dsmseg.inference.windows import channels, gaussian_weights, most_windows, padding_to, place_windows
 
 SIZE = (32, 32, 64)
 
@@ -28,6 +28,13 @@ def test_every_body_voxel_is_in_a_window_and_every_window_holds_body(extra, over
         assert body[window].any()
         covered[window] = True
     assert covered[body].all()
+
+
+@settings(deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 150)] * 3), overlap=st.floats(0, 0.9))
+def test_a_scan_that_is_all_body_has_the_most_windows(shape, overlap):
+    body = np.pad(np.ones(shape, dtype=bool), padding_to(shape, SIZE), constant_values=True)
+    assert most_windows(shape, SIZE, overlap) == len(place_windows(body, SIZE, overlap))
 
 
 @settings(deadline=None)

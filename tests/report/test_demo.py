@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsmseg.errors import InputError
-from dsmseg.inference import Segmentation
+from dsmseg.errors import InputError, OutputError
+from dsmseg.inference import Progress, Segmentation
 from dsmseg.report import demo
 from dsmseg.taxonomy import find
 from dsmseg.volume import read_labels, read_scan
@@ -52,7 +52,7 @@ def test_the_reference_values_are_lungs_on_the_right_and_left_of_the_patient() -
 class FakeSegmenter:
     """Calls everything between -950 and -650 HU lung, by halves of the picture."""
 
-    def __call__(self, scan: Path, *, progress: demo.Progress | None) -> Segmentation:
+    def __call__(self, scan: Path, *, progress: Progress | None) -> Segmentation:
         volume = read_scan(scan)
         lungs = (volume.array > -950) & (volume.array < -650)
         organs = np.where(lungs, find("right lung").id, 0).astype(np.uint8)
@@ -83,6 +83,17 @@ def test_the_demonstration_writes_a_case_and_a_picture_and_replaces_only_these(
     # Right and left are told apart, and a threshold finds the lungs among other air: swapped sides would be near 0.
     assert [one.name for one in result.agreements] == ["Right Lung", "Left Lung"]
     assert all(0.5 < one.dice < 1 for one in result.agreements)
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "file/below", "mine"])
+def test_an_output_that_cannot_be_used_is_told_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_the_way: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "mine" / "chest").mkdir(parents=True)
+    monkeypatch.setattr(demo.Segmenter, "load", lambda *_, **__: lambda *_, **__: pytest.fail("it computed"))
+    with pytest.raises(OutputError):
+        demo.run_demo(tmp_path / in_the_way)
 
 
 def test_without_slicerio_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """From a scan to its segmentation: windows, blending, restoring to the scan's own grid, statistics, case folders."""
 
+from dsmseg.inference.blending import Progress
 from dsmseg.inference.cases import Case, find_cases
 from dsmseg.inference.prediction import CaseResult, predict
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.segmenter import Segmenter
 from dsmseg.inference.statistics import Lesion
 
-__all__ = ["Case", "CaseResult", "Lesion", "Segmentation", "Segmenter", "find_cases", "predict"]
+__all__ = ["Case", "CaseResult", "Lesion", "Progress", "Segmentation", "Segmenter", "find_cases", "predict"]

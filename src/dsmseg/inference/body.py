@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy import ndimage
 
-_TISSUE_HU = -400.0  # Between fat (-100) and lung or air (below -500).
+TISSUE_HU = -400.0  # Between fat (-100) and lung or air (below -500).
 _LEAST_SHARE = 0.2  # Parts smaller than this share of the largest are table, cushions, arms.
 _WITHIN_SLICE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # no neighbors in z
 
@@ -19,7 +19,7 @@ def body_mask(hu: Float[NDArray[np.float32], "x y z"]) -> Bool[NDArray[np.bool_]
     Args:
         hu: intensities in RAS, HU. Padding may be any value below -1000.
     """
-    tissue = hu > _TISSUE_HU
+    tissue = hu > TISSUE_HU
     # Opening parts the body from a table that it touches; what it cost the skin and thin chest walls is given back.
     core = _large_parts(ndimage.binary_opening(tissue))
     if not core.any():

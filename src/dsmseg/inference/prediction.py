@@ -2,13 +2,15 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 from dsmseg.errors import DsmsegError, OutputError
 from dsmseg.inference.blending import Progress
-from dsmseg.inference.cases import Case, find_cases
+from dsmseg.inference.cases import Case
+from dsmseg.inference.memory import telling_memory
 from dsmseg.inference.segmentation import FileFormat, Segmentation, refuse_conflict
 from dsmseg.inference.segmenter import Segmenter
 
@@ -33,7 +35,7 @@ class CaseResult:
 
 
 def predict(
-    inputs: Sequence[Path],
+    cases: Sequence[Case],
     output: Path,
     *,
     segmenter: Segmenter,
@@ -41,34 +43,46 @@ def predict(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[CaseResult]:
-    """Segment all cases in ``inputs`` into ``output``/<case>, one by one as the result is iterated.
+    """Segment ``cases``, as `find_cases` lists them, into ``output``/<case>, one by one as the result is iterated.
 
-    Inputs and output are checked at once, before anything is computed. A case that fails does not stop the others.
+    The output is checked at once, before anything is computed. A case that fails, or for which memory runs out, does
+    not stop the others. Where all fail, no new folder stays behind.
 
     Raises:
-        InputError: an input is missing or holds no scan.
         OutputError: ``output`` cannot be written to, or a case folder exists and ``overwrite`` is False.
     """
-    cases = find_cases(inputs)
-    _prepare(output)
+    made = prepare_output(output)
     for case in cases:
         refuse_conflict(output / case.name, overwrite=overwrite)
 
     def segment_one(case: Case) -> CaseResult:
         start = perf_counter()
         try:
-            segmentation = segmenter(case.path, progress=progress)
-            directory = segmentation.save(output / case.name, file_format=file_format, overwrite=overwrite)
+            with telling_memory():
+                segmentation = segmenter(case.path, progress=progress)
+                directory = segmentation.save(output / case.name, file_format=file_format, overwrite=overwrite)
         except DsmsegError as error:
             return CaseResult(case, None, None, perf_counter() - start, error)
         return CaseResult(case, directory, segmentation, perf_counter() - start)
 
-    return map(segment_one, cases)
+    def segment_all() -> Iterator[CaseResult]:
+        try:
+            # No name is given to a result: it holds the scan, and would live on while the next one is segmented.
+            yield from map(segment_one, cases)
+        finally:
+            _remove_empty(made)
+
+    return segment_all()
 
 
-def _prepare(output: Path) -> None:
-    """Make the output folder and try it out."""
+def prepare_output(output: Path) -> list[Path]:
+    """Make the output folder, try it out, and return the folders that were made for it, the innermost first.
+
+    Raises:
+        OutputError: ``output`` is a file, or cannot be written to.
+    """
     try:
+        made = [folder for folder in (output, *output.parents) if not folder.exists()]
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
@@ -80,3 +94,10 @@ def _prepare(output: Path) -> None:
             where=output,
             mend="Choose a folder that can be written to.",
         ) from error
+    return made
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # one that is not empty is to stay, and so are those around it
+        for folder in folders:
+            folder.rmdir()

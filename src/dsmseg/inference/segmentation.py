@@ -22,6 +22,17 @@ from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 FileFormat = Literal["nifti", "seg.nrrd"]
 
 _RUN = "run.json"
+_WRITTEN = frozenset(
+    {
+        "organs.nii.gz",
+        "tumors.nii.gz",
+        "organs.seg.nrrd",
+        "tumors.seg.nrrd",
+        "anomaly.nii.gz",
+        "statistics.json",
+        _RUN,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,11 @@ class Segmentation:
                 write_seg_nrrd(folder / f"{layer}.seg.nrrd", labels, self.volume, segments)
 
 
+def is_case_folder(directory: Path) -> bool:
+    """Tell whether a folder is a result of dsmseg."""
+    return (directory / _RUN).is_file()
+
+
 def refuse_conflict(directory: Path, *, overwrite: bool) -> None:
     """Refuse a case folder that exists, and with ``overwrite`` only what dsmseg has not written.
 
@@ -100,11 +116,19 @@ def refuse_conflict(directory: Path, *, overwrite: bool) -> None:
         raise OutputError(
             "exists already", where=directory, mend="Choose another output, or allow overwriting (--overwrite)."
         )
-    if not directory.is_dir() or directory.is_symlink() or not (directory / _RUN).is_file():
+    if not directory.is_dir() or directory.is_symlink() or not is_case_folder(directory):
         raise OutputError(
             f"is no case folder of dsmseg (it has no {_RUN}), so it is not overwritten",
             where=directory,
             mend="Choose another output, or remove it yourself.",
+        )
+    with _telling(directory):
+        strangers = sorted({entry.name for entry in directory.iterdir()} - _WRITTEN)
+    if strangers:
+        raise OutputError(
+            f"holds {strangers[0]}, which dsmseg did not write, so it is not overwritten",
+            where=directory,
+            mend="Choose another output, or move that away.",
         )
 
 
@@ -122,18 +146,18 @@ def _replacing_folder(directory: Path) -> Iterator[Path]:
             _exchange(temporary, directory, replaced)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _exchange(new: Path, target: Path, replaced: Path) -> None:
-    if not target.exists():
-        os.rename(new, target)
-        return
-    os.rename(target, replaced)
     try:
+        if target.exists():
+            os.rename(target, replaced)
         os.rename(new, target)
-    except OSError:
-        os.rename(replaced, target)
+    except BaseException:  # An interruption between the two must not cost both.
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)
         raise
 
 

@@ -1,5 +1,6 @@
 """`Segmenter`: from a scan to its segmentation, with the network loaded once."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +19,19 @@ from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.inference.blending import Progress, Scores, Tiling, sliding_window
+from dsmseg.inference.body import TISSUE_HU
 from dsmseg.inference.choosing import choose_classes
 from dsmseg.inference.framing import Frame, frame_body
+from dsmseg.inference.memory import telling_memory
 from dsmseg.inference.postprocessing import confine_to_hosts, drop_fragments
 from dsmseg.inference.restoring import Interpolation, restore_field, restore_labels
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.statistics import LesionScores, find_lesions
+from dsmseg.inference.windows import DEFAULT_OVERLAP
 from dsmseg.volume import Volume, check_intensities, read_scan
+
+_NO_BODY = f"no body found (nothing in the scan is denser than {TISSUE_HU:.0f} HU), so the result is empty"
 
 
 class Segmenter:
@@ -42,7 +48,7 @@ class Segmenter:
         card: Card,
         *,
         device: str = "auto",
-        overlap: float = 0.25,
+        overlap: float = DEFAULT_OVERLAP,
         classes: str | Sequence[str] | None = None,
     ) -> None:
         """Take a network that is filled with the weights of ``card``.
@@ -72,7 +78,7 @@ class Segmenter:
         weights: str | Path = "starter",
         *,
         device: str = "auto",
-        overlap: float = 0.25,
+        overlap: float = DEFAULT_OVERLAP,
         classes: str | Sequence[str] | None = None,
     ) -> Self:
         """Load ``weights`` by their packaged name or the path of a .safetensors file; the rest as in ``Segmenter``.
@@ -84,6 +90,7 @@ class Segmenter:
         loaded = checkpoint.load(weights)
         return cls(checkpoint.network(loaded), loaded.card, device=device, overlap=overlap, classes=classes)
 
+    @telling_memory()
     def __call__(
         self,
         scan: str | Path | Volume | NDArray[Any],
@@ -99,7 +106,7 @@ class Segmenter:
             progress: is called with (windows done, windows in all).
 
         Raises:
-            InputError: the scan cannot be read or used.
+            InputError: the scan cannot be read or used, or memory runs out.
         """
         clock = _Stopwatch()
         with clock.timing("read"):
@@ -114,7 +121,7 @@ class Segmenter:
             self._postprocess(scores, frame)
         with clock.timing("restore"):
             segmentation = self._restore(volume, frame, scores)
-        name = Path(scan).resolve().name if isinstance(scan, str | Path) else "array"
+        name = Path(os.path.abspath(scan)).name if isinstance(scan, str | Path) else "array"
         segmentation.run.update(self._record(name, volume, frame, scores), seconds=clock.seconds)
         return segmentation
 
@@ -152,7 +159,8 @@ class Segmenter:
         )
 
     def _record(self, name: str, volume: Volume, frame: Frame, scores: Scores) -> dict[str, Any]:
-        return {
+        note = {} if frame.body.any() else {"note": _NO_BODY}
+        return note | {
             "dsmseg": __version__,
             "torch": torch.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

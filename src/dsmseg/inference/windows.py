@@ -1,7 +1,7 @@
 """Windows: the tiles that the network sees, and where they lie."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 Slices = tuple[slice, slice, slice]
 Size = tuple[int, int, int]
+
+DEFAULT_OVERLAP = 0.25
 
 
 def place_windows(body: Bool[NDArray[np.bool_], "x y z"], size: Size, overlap: float) -> list[Slices]:
@@ -32,6 +34,11 @@ def place_windows(body: Bool[NDArray[np.bool_], "x y z"], size: Size, overlap: f
         for z in starts[2]
     ]
     return [window for window in windows if body[window].any()]
+
+
+def most_windows(shape: Sequence[int], size: Size, overlap: float) -> int:
+    """Count the windows that `place_windows` would lay over an array of ``shape``, padded, if all of it were body."""
+    return prod(len(_starts(max(length, width), width, overlap)) for length, width in zip(shape, size, strict=True))
 
 
 def padding_to(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], ...]:

@@ -1,7 +1,6 @@
 """A demonstration on a real chest CT: the one that the package ``slicerio`` ships, with a reference of both lungs."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 
 from dsmseg import taxonomy
 from dsmseg.errors import InputError
-from dsmseg.inference import Segmenter
+from dsmseg.inference import Progress, Segmenter
+from dsmseg.inference.prediction import prepare_output
+from dsmseg.inference.segmentation import refuse_conflict
 from dsmseg.report.overview import overview
 from dsmseg.volume import Volume, read_labels
-
-Progress = Callable[[int, int], None]
 
 # The values of the reference's segments "right lung" and "left lung", as its header names them.
 REFERENCE_VALUES = {"Right Lung": 5, "Left Lung": 6}
@@ -47,14 +46,17 @@ def run_demo(output: Path, *, device: str = "auto", progress: Progress | None = 
 
     Raises:
         InputError: the package that ships the scan, or matplotlib, is not installed.
-        OutputError: ``output`` cannot be written to.
+        OutputError: ``output`` cannot be written to, or ``output``/chest holds what dsmseg did not write. Both are
+            told before anything is computed.
     """
     scan_path, reference_path = _shipped("CTChest4.nrrd"), _shipped("Segmentation.seg.nrrd")
     segmenter = Segmenter.load("starter", device=device)
+    case, picture = output / "chest", output / "overview.png"
+    prepare_output(output)
+    refuse_conflict(case, overwrite=True)
     start = time.perf_counter()
     segmentation = segmenter(scan_path, progress=progress)
-    case = segmentation.save(output / "chest", overwrite=True)
-    picture = output / "overview.png"
+    segmentation.save(case, overwrite=True)
     overview(
         segmentation.volume,
         segmentation.organs,
