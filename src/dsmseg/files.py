@@ -27,7 +27,8 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, target)
-        _flush_to_disk(target.parent)
+        with suppress(OSError):  # the file is in place; some systems cannot flush a folder
+            _flush_to_disk(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(
@@ -51,7 +52,7 @@ def write_json(target: Path, content: Any) -> None:
 
 
 def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

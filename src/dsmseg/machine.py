@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dsmseg import __version__, checkpoint
 from dsmseg.inference.windows import DEFAULT_OVERLAP, most_windows
-from dsmseg.volume import read_scan
+from dsmseg.volume import read_scan, resampled_grid
 
 _LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors")
 
@@ -50,8 +50,7 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
     card = checkpoint.load(weights).card
     low, middle, high = np.percentile(volume.array, (1, 50, 99)).tolist()
     size_mm = [count * step for count, step in zip(volume.own.shape, volume.own.spacing, strict=True)]
-    ras_mm = [count * step for count, step in zip(volume.array.shape, volume.spacing, strict=True)]
-    working = [max(1, round(size / step)) for size, step in zip(ras_mm, card.spacing_mm, strict=True)]
+    working = resampled_grid(volume, card.spacing_mm).shape
     classes = len(card.organs) + len(card.tumors) + 1
     memory = _BASE_BYTES + _BYTES_A_VOXEL * volume.array.size + _BYTES_A_SCORE * prod(working) * classes
     return {
@@ -69,7 +68,7 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
         },
         "predict": {
             "weights": card.name,
-            "grid_at_its_spacing": working,
+            "grid_at_its_spacing": list(working),
             "windows_at_most": most_windows(working, card.window, DEFAULT_OVERLAP),
             "memory_gb": round(memory / 1e9, 1),
         },

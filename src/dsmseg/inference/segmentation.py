@@ -43,7 +43,7 @@ class Segmentation:
         volume: the scan, HU.
         organs: label map, taxonomy ids 1..25.
         tumors: label map, taxonomy ids 26..45, a layer of its own: a tumor never erases its organ.
-        anomaly: 0..1, how little the organ queries explain a voxel (Eq. 14), scaled over the body; 0 outside of it.
+        anomaly: 0..1, how little the organ queries explain a voxel (Eq. 14), scaled over the body; 0 beyond its edge.
         lesions: connected tumors, the largest first.
         classes: the classes that were looked for.
         run: what ran, as JSON would hold it.

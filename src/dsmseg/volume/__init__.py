@@ -4,7 +4,7 @@ from dsmseg.volume.checks import check_intensities
 from dsmseg.volume.grid import Grid, Volume
 from dsmseg.volume.nifti import write_nifti
 from dsmseg.volume.reading import read_labels, read_scan
-from dsmseg.volume.resampling import resample, resample_onto
+from dsmseg.volume.resampling import resample, resample_onto, resampled_grid
 from dsmseg.volume.slicer import Segment, write_seg_nrrd
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "read_scan",
     "resample",
     "resample_onto",
+    "resampled_grid",
     "write_nifti",
     "write_seg_nrrd",
 ]

@@ -15,9 +15,16 @@ _LARGEST_DRIFT_VOXELS = 0.05
 
 
 def resample(volume: Volume, spacing: tuple[float, float, float], *, nearest: bool = False) -> Volume:
-    """Resample to ``spacing`` (mm, one number an axis). The centers of the two grids coincide.
+    """Resample to ``spacing`` (mm, one number an axis): to `resampled_grid`, as `resample_onto` tells.
 
-    The new size is ``max(1, round(size * old / new))`` along each axis. `resample_onto` tells how values are made.
+    Raises:
+        InputError: a spacing that is not three positive numbers.
+    """
+    return resample_onto(volume, resampled_grid(volume, spacing), nearest=nearest)
+
+
+def resampled_grid(volume: Volume, spacing: tuple[float, float, float]) -> Grid:
+    """Give the grid of ``spacing`` whose center is the volume's, ``max(1, round(size * old / new))`` voxels an axis.
 
     Raises:
         InputError: a spacing that is not three positive numbers.
@@ -31,7 +38,7 @@ def resample(volume: Volume, spacing: tuple[float, float, float], *, nearest: bo
     affine = volume.affine.copy()
     affine[:3, :3] *= ratio
     affine[:3, 3] += volume.affine[:3, :3] @ ((old_sizes - 1) / 2) - affine[:3, :3] @ ((sizes - 1) / 2)
-    return resample_onto(volume, Grid((int(sizes[0]), int(sizes[1]), int(sizes[2])), affine), nearest=nearest)
+    return Grid((int(sizes[0]), int(sizes[1]), int(sizes[2])), affine)
 
 
 def resample_onto(volume: Volume, grid: Grid, *, nearest: bool = False) -> Volume:
