@@ -33,18 +33,32 @@ def cluster_centers(
     return assignment @ feature / size.unsqueeze(-1)
 
 
-class KMaxMambaBlock(nn.Module):
-    """One kMM block: Eq. 9, Eq. 10, then self-attention and a feed-forward layer."""
+class QueryBlock(nn.Module):
+    """What every block of the decoder starts with: how strongly each query answers to each voxel, O_i F_i^T."""
 
-    def __init__(
-        self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int, state: int
-    ) -> None:
+    def __init__(self, *, width: int, level_channels: int, queries: int) -> None:
         super().__init__()
         self.scale = level_channels**-0.5
         self.query_norm = nn.LayerNorm(width)
         self.query_projection = nn.Linear(width, level_channels)
         self.feature_norm = nn.LayerNorm(level_channels)
         self.bias = nn.Parameter(torch.zeros(queries))
+
+    def affinity(
+        self, queries: Float[Tensor, "batch query width"], feature: Float[Tensor, "batch voxel channel"]
+    ) -> Float[Tensor, "batch query voxel"]:
+        """Give the scaled dot products of normalized queries and features, plus a bias for each query."""
+        affinity: Tensor = self.scale * self.query_projection(queries) @ feature.transpose(1, 2)
+        return affinity + self.bias[:, None]
+
+
+class KMaxMambaBlock(QueryBlock):
+    """One kMM block: Eq. 9, Eq. 10, then self-attention and a feed-forward layer."""
+
+    def __init__(
+        self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int, state: int
+    ) -> None:
+        super().__init__(width=width, level_channels=level_channels, queries=queries)
         self.state_space = SelectiveStateSpace(channels=queries, state=state)
         self.center_projection = nn.Linear(level_channels, width)
         self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
@@ -54,25 +68,19 @@ class KMaxMambaBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch query x y z"]]:
         """Give the updated queries and the soft response R_i before argmax, as logits per organ and voxel."""
         feature = self.feature_norm(level.flatten(2).transpose(1, 2))
-        query = self.query_projection(self.query_norm(queries))
-        affinity = self.scale * query @ feature.transpose(1, 2) + self.bias[:, None]
+        affinity = self.affinity(self.query_norm(queries), feature)
         remembered = self.state_space(functional.silu(affinity).transpose(1, 2)).transpose(1, 2)
         response = affinity + remembered
         centers = cluster_centers(response, feature.to(response.dtype))
         queries = queries + self.center_projection(centers)
-        return self.self_attention(queries), response.unflatten(-1, level.shape[2:])
+        return self.self_attention(queries), response.reshape(*response.shape[:2], *level.shape[2:])
 
 
-class MaskTransformerBlock(nn.Module):
+class MaskTransformerBlock(QueryBlock):
     """The vanilla mask-transformer block in the kMM block's place (Table 5, row 2): spatial softmax attention."""
 
     def __init__(self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int) -> None:
-        super().__init__()
-        self.scale = level_channels**-0.5
-        self.query_norm = nn.LayerNorm(width)
-        self.query_projection = nn.Linear(width, level_channels)
-        self.feature_norm = nn.LayerNorm(level_channels)
-        self.bias = nn.Parameter(torch.zeros(queries))
+        super().__init__(width=width, level_channels=level_channels, queries=queries)
         self.cross_attention = MultiHeadAttention(width=width, heads=heads, key_width=level_channels)
         self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
 
@@ -82,9 +90,9 @@ class MaskTransformerBlock(nn.Module):
         """Give the updated queries and their response to the level, as logits."""
         feature = self.feature_norm(level.flatten(2).transpose(1, 2))
         normalized = self.query_norm(queries)
-        response = self.scale * self.query_projection(normalized) @ feature.transpose(1, 2) + self.bias[:, None]
+        response = self.affinity(normalized, feature)
         queries = queries + self.cross_attention(normalized, feature)
-        return self.self_attention(queries), response.unflatten(-1, level.shape[2:])
+        return self.self_attention(queries), response.reshape(*response.shape[:2], *level.shape[2:])
 
 
 class KMaxMambaDecoder(nn.Module):

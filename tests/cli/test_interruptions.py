@@ -1,0 +1,133 @@
+"""Ctrl-C, termination, memory, our own faults."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import one_line, raising, run_process, write_scan
+
+from dsmseg import cli, inference
+from dsmseg.inference import segmenter
+
+
+def test_control_c_is_one_line_and_130(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.Segmenter, "load", raising(KeyboardInterrupt()))
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out")]) == 130
+    assert "interrupted" in one_line(capsys.readouterr().err)
+
+
+def test_memory_that_runs_out_is_the_callers_to_mend(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.Segmenter, "load", raising(MemoryError()))
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out")]) == 2
+    assert "memory" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory", "CUDA out of memory."])
+def test_memory_that_runs_out_in_torch_is_one_line_too(
+    text: str, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.Segmenter, "load", raising(RuntimeError(text)))
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out")]) == 2
+    assert "memory ran out" in one_line(capsys.readouterr().err)
+
+
+def test_memory_that_runs_out_in_the_network_is_a_failed_case(
+    scan: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "sliding_window", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]) == 2
+    line = one_line(capsys.readouterr().err)
+    assert "scan.nii.gz: memory ran out for this scan" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_finished_before_a_fault_is_told(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write_scan(tmp_path / f"{name}.nii.gz")
+    read_scan = segmenter.read_scan
+
+    def read_but_b(path):
+        if path.name == "b.nii.gz":
+            raise ValueError("a fault")
+        return read_scan(path)
+
+    monkeypatch.setattr(segmenter, "read_scan", read_but_b)
+    arguments = ["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", str(weights), "--json"]
+    with pytest.raises(ValueError, match="a fault"):
+        cli.run(arguments)
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert case["case"] == "a"
+
+
+def test_one_segmentation_is_dropped_before_the_next_is_computed(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write_scan(tmp_path / f"{name}.nii.gz")
+    seen: list[weakref.ref[np.ndarray]] = []
+    segment = inference.Segmenter.__call__
+
+    def watch(*arguments, **options):
+        assert all(one() is None for one in seen)
+        segmentation = segment(*arguments, **options)
+        seen.append(weakref.ref(segmentation.organs))
+        return segmentation
+
+    monkeypatch.setattr(inference.Segmenter, "__call__", watch)
+    assert cli.run(["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", str(weights)]) == 0
+    assert len(seen) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, SIGTERM ends a process at once")
+def test_a_request_to_terminate_is_one_line_and_143_and_leaves_nothing_half_written(
+    scan: Path, weights: Path, tmp_path: Path
+) -> None:
+    arguments = ["dsmseg", "predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]
+    script = (
+        "import os, signal, sys; from dsmseg import cli; from dsmseg.inference import segmentation;"
+        f"sys.argv = {arguments!r};"
+        "segmentation.write_json = lambda *_: os.kill(os.getpid(), signal.SIGTERM); cli.main()"
+    )
+    done = run_process("-c", script)
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[0] == "scan (1 of 1)"
+    assert "terminated" in one_line("\n".join(done.stderr.splitlines()[1:]))
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz"}
+
+
+def test_our_own_fault_exits_with_1_and_asks_to_report_it() -> None:
+    script = (
+        "import sys; from dsmseg import checkpoint, cli; sys.argv = ['dsmseg', 'weights', 'list'];"
+        "checkpoint.packaged = lambda: 1 / 0; cli.main()"
+    )
+    done = run_process("-c", script)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("dsmseg: ")
+    assert "report" in lines[-1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="pipes break in another way there")
+@pytest.mark.parametrize("arguments", [["--help"], ["weights", "list"]])
+def test_a_reader_that_leaves_is_no_error_message(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dsmseg", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)  # noqa: S603
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == b""
