@@ -9,9 +9,9 @@ from pathlib import Path
 from dsmseg.errors import InputError
 from dsmseg.inference.segmentation import is_case_folder
 from dsmseg.volume.dicom import is_ignored_name, looks_like_dicom
+from dsmseg.volume.reading import SCAN_SUFFIXES
 
-_SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip")
-_KNOWN = ".nii, .nii.gz, .nrrd, .mha, .mhd, .zip or a DICOM folder"
+_KNOWN = f"{', '.join(sorted(SCAN_SUFFIXES))} or a DICOM folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _absolute(path: Path) -> Path:
 
 def _is_scan_file(path: Path) -> bool:
     name = path.name.lower()
-    return name.endswith(_SCAN_SUFFIXES) and not name.endswith(".seg.nrrd")
+    return name.endswith(SCAN_SUFFIXES) and not name.endswith(".seg.nrrd")
 
 
 def _holds_dicom(folder: Path) -> bool:
@@ -108,7 +108,7 @@ def _holds_dicom(folder: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    for suffix in _SCAN_SUFFIXES:
+    for suffix in SCAN_SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix) and not path.is_dir():
             return path.name[: -len(suffix)]
     return path.name or "scan"

@@ -23,6 +23,8 @@ _FILE_READERS: dict[str, Callable[[Path], Stored]] = {
     ".mha": read_metaimage,
     ".mhd": read_metaimage,
 }
+# Longest first, so that ".nii.gz" is taken off a name whole.
+SCAN_SUFFIXES = (*sorted(_FILE_READERS, key=len, reverse=True), ".zip")
 _LABEL_TYPES = (np.uint8, np.uint16, np.int32)
 
 
