@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.files import write_json
 from dsmseg.inference import Segmenter
-from dsmseg.report.demo import REFERENCE_VALUES, dice
+from dsmseg.report.demo import REFERENCE_VALUES, dice, shipped
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.taxonomy import by_id, find
 from dsmseg.volume import read_labels
@@ -44,11 +43,10 @@ def main() -> None:
 
 
 def _scans(data: Path | None):
-    chest = Path(find_spec("slicerio").origin).parent / "data"
     lungs = np.zeros(256, np.uint8)
     for name, value in REFERENCE_VALUES.items():
         lungs[value] = find(name).id
-    yield "slicerio CTChest4", chest / "CTChest4.nrrd", chest / "Segmentation.seg.nrrd", lungs
+    yield "slicerio CTChest4", shipped("CTChest4.nrrd"), shipped("Segmentation.seg.nrrd"), lungs
     if data is None:
         return
     organs = totalsegmentator().organs

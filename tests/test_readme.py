@@ -3,12 +3,12 @@
 import re
 import shlex
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from dsmseg import cli
+from dsmseg.report.demo import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^dsmseg .*$", README, flags=re.MULTILINE)
@@ -19,8 +19,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 def folder(tmp_path_factory) -> Path:
     """Give a folder as the README's first commands leave it."""
     folder = tmp_path_factory.mktemp("readme")
-    package = find_spec("slicerio")
-    shutil.copy(Path(package.origin).parent / "data" / "CTChest4.nrrd", folder / "scan.nrrd")
+    shutil.copy(shipped("CTChest4.nrrd"), folder / "scan.nrrd")
     (folder / "cases").mkdir()
     shutil.copy(folder / "scan.nrrd", folder / "cases")
     return folder

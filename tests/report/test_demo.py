@@ -36,8 +36,8 @@ def test_dice_is_twice_the_overlap_over_the_sum(first: int, second: int, shared:
 
 
 def test_the_reference_values_are_lungs_on_the_right_and_left_of_the_patient() -> None:
-    scan = read_scan(demo._shipped("CTChest4.nrrd"))
-    reference = read_labels(demo._shipped("Segmentation.seg.nrrd"))
+    scan = read_scan(demo.shipped("CTChest4.nrrd"))
+    reference = read_labels(demo.shipped("Segmentation.seg.nrrd"))
     assert reference.array.shape == scan.array.shape
     np.testing.assert_allclose(reference.affine, scan.affine, atol=1e-3)
     middle = {}

@@ -111,3 +111,10 @@ def test_what_the_card_would_refuse_is_refused_before_training(recipe_file, tmp_
     with pytest.raises(InputError, match="Correct this setting"):
         train(load_recipe(recipe_file, [setting]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_whose_recipe_cannot_be_read_is_one_line(recipe_file, tmp_path) -> None:
+    train(load_recipe(recipe_file, ["steps=2"]), tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").write_text('{"stage": 1}')
+    with pytest.raises(InputError, match=r"recipe\.json: 'stage' is no setting"):
+        train(load_recipe(recipe_file), tmp_path / "run", resume=True)

@@ -49,7 +49,7 @@ def run_demo(output: Path, *, device: str = "auto", progress: Progress | None = 
         OutputError: ``output`` cannot be written to, or ``output``/chest holds what dsmseg did not write. Both are
             told before anything is computed.
     """
-    scan_path, reference_path = _shipped("CTChest4.nrrd"), _shipped("Segmentation.seg.nrrd")
+    scan_path, reference_path = shipped("CTChest4.nrrd"), shipped("Segmentation.seg.nrrd")
     segmenter = Segmenter.load("starter", device=device)
     case, picture = output / "chest", output / "overview.png"
     prepare_output(output)
@@ -86,7 +86,12 @@ def _agreements(organs: NDArray[np.uint8], volume: Volume, reference: Volume) ->
     )
 
 
-def _shipped(name: str) -> Path:
+def shipped(name: str) -> Path:
+    """Give the path of a file that slicerio ships.
+
+    Raises:
+        InputError: the package, or the file in it, is not installed.
+    """
     package = find_spec("slicerio")
     path = Path(package.origin).parent / "data" / name if package and package.origin else None
     if path is None or not path.is_file():

@@ -32,6 +32,11 @@ class Tissue:
     vessels: Range | None = None
     contents: tuple[float, float, float, float] | None = None
 
+    @property
+    def holds_air(self) -> bool:
+        """Tell whether it is lung or airway."""
+        return self.ranges[0][1] < -500
+
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:

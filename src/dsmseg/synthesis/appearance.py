@@ -34,7 +34,7 @@ def paint(
     structures: Int[Tensor, "x y z"], hull_distance: Float[Tensor, "x y z"], anatomy: Anatomy, generator: Generator
 ) -> Float[Tensor, "x y z"]:
     """Give HU for a label map. ``hull_distance`` is the distance in mm from the hull of all structures, < 0 inside."""
-    size = (structures.shape[0], structures.shape[1], structures.shape[2])
+    size = structures.shape
     fine, coarse = smooth_noise(size, max(size) // 2, generator), smooth_noise(size, 9, generator)
     texture = torch.tensor([0.0 if tissue is None else tissue.texture for tissue in anatomy.tissues])
     image = random_means(anatomy, generator)[structures] + texture[structures] * (0.8 * fine + 0.7 * coarse)
@@ -75,7 +75,7 @@ def blur(image: Float[Tensor, "x y z"], sigma: tuple[float, float, float]) -> Fl
 def _fill(
     image: Float[Tensor, "x y z"], mask: Bool[Tensor, "x y z"], tissue: Tissue, generator: Generator
 ) -> Float[Tensor, "x y z"]:
-    size = (image.shape[0], image.shape[1], image.shape[2])
+    size = image.shape
     inner = -functional.max_pool3d(-mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
     if tissue.shell:
         image = torch.where(mask & ~inner, uniform(*tissue.shell, generator), image)
@@ -84,7 +84,7 @@ def _fill(
         image = torch.where(core, image + uniform(*tissue.core, generator), image)
     if tissue.vessels:
         ridge = smooth_noise(size, max(size) // 3, generator).abs() < uniform(0.02, 0.1, generator)
-        if tissue.ranges[0][1] < -500:  # in the lung a vessel has its own HU, elsewhere it differs from its host
+        if tissue.holds_air:  # in the lung a vessel has its own HU, elsewhere it differs from its host
             image = torch.where(mask & ridge, uniform(*tissue.vessels, generator), image)
         else:
             image = torch.where(mask & ridge, image + uniform(*tissue.vessels, generator), image)
@@ -98,7 +98,7 @@ def _contents(
     wall: Float[Tensor, "x y z"], fractions: tuple[float, float, float, float], generator: Generator
 ) -> Float[Tensor, "x y z"]:
     """Give gas, fluid, solids and positive contrast in lumps of about 2 cm, and wall where none lies."""
-    size = (wall.shape[0], wall.shape[1], wall.shape[2])
+    size = wall.shape
     lumps = smooth_noise(size, 10, generator)
     rank = 0.5 * (1.0 + torch.erf(lumps / (0.65 * 2**0.5)))
     grain = torch.randn(size, generator=generator)
@@ -118,7 +118,7 @@ def _surroundings(
     hull_distance: Float[Tensor, "x y z"], fine: Float[Tensor, "x y z"], generator: Generator
 ) -> Float[Tensor, "x y z"]:
     """Give what no structure names: mesentery and fat inside, a wall of muscle, fat under the skin, air, a table."""
-    size = (fine.shape[0], fine.shape[1], fine.shape[2])
+    size = fine.shape
     fat = FAT + uniform(-12, 12, generator) + 12 * fine
     muscle = MUSCLE + uniform(-20, 20, generator) + 15 * fine
     lumps = smooth_noise(size, int(uniform(8, 24, generator)), generator)

@@ -123,7 +123,7 @@ def _recolor(
     shift[0] = 0.0
     shift.clamp_(-150.0, 150.0)
     for index, tissue in enumerate(anatomy.tissues):
-        if tissue is None or tissue.contents or tissue.shell or tissue.ranges[0][1] < -500:
+        if tissue is None or tissue.contents or tissue.shell or tissue.holds_air:
             shift[index] = 0.0  # gas, cortex and lung keep what the scanner saw
     return image + blur(shift[structures], (0.6, 0.6, 0.6))
 

@@ -1,6 +1,7 @@
 """Random deformation: affine and elastic composed into one field of positions, sampled once for image and labels."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +33,10 @@ def random_warp(
     return warped + elastic[0].permute(1, 2, 3, 0)
 
 
-def smooth_noise(size: tuple[int, int, int], points: int, generator: Generator) -> Float[Tensor, "x y z"]:
+def smooth_noise(size: Sequence[int], points: int, generator: Generator) -> Float[Tensor, "x y z"]:
     """Give noise of unit variance at its nodes, ``points`` of them along each axis."""
     nodes = torch.randn((1, 1, points, points, points), generator=generator)
-    return functional.interpolate(nodes, size=size, mode="trilinear", align_corners=True)[0, 0]
+    return functional.interpolate(nodes, size=tuple(size), mode="trilinear", align_corners=True)[0, 0]
 
 
 def sample_nearest(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
+from dsmseg import checkpoint
 from dsmseg.errors import InputError
 from dsmseg.files import write_atomically, write_json
 from dsmseg.model import DSM, PRESETS, DSMOutput, build
@@ -19,13 +20,12 @@ from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, respons
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.warp import WarpRange
-from dsmseg.training.export import describe, export
+from dsmseg.training.card import describe
 from dsmseg.training.patches import BatchSource
-from dsmseg.training.recipe import Optimization, Recipe
+from dsmseg.training.recipe import Optimization, Recipe, load_recipe
 from dsmseg.training.state import Average, load_state, save_state
 
 REPORT_EVERY = 20
-MAY_CHANGE = {"steps", "optimization", "data", "checkpoint_every"}  # of optimization the cool-down alone
 
 Report = Callable[[dict[str, float]], None]
 
@@ -42,9 +42,10 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
         WeightsError: the folder's state is damaged.
     """
     state_file = directory / "state.safetensors"
-    if state_file.exists() and not resume:
+    goes_on = state_file.exists()
+    if goes_on and not resume:
         raise InputError("holds a run already", where=directory, mend="Add --resume, or choose another folder.")
-    if state_file.exists():
+    if goes_on:
         _refuse_other_recipe(recipe, directory / "recipe.json")
     describe(recipe, 0)  # what the card would refuse at the end is refused now
     batches = _batches(recipe)
@@ -54,7 +55,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimization.weight_decay, fused=True)
     average = Average(network, recipe.optimization.average)
     start = 0
-    if state_file.exists():
+    if goes_on:
         start = load_state(state_file, network=network, average=average, optimizer=optimizer)
     write_json(directory / "recipe.json", recipe.model_dump(mode="json"))
     with _journal(directory / "log.jsonl", start, report) as record:
@@ -65,7 +66,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
                 save_state(state_file, step=step + 1, network=network, average=average, optimizer=optimizer)
     weights = directory / f"{recipe.name}.safetensors"
-    export(recipe, state_file, weights)
+    checkpoint.save(weights, average.state, describe(recipe, max(start, recipe.steps)))
     return weights
 
 
@@ -139,13 +140,11 @@ def _batches(recipe: Recipe) -> BatchSource:
 
 def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
     """A run may be made longer or shorter, or find its data elsewhere; all else would make it another run."""
-    before, now = Recipe.model_validate_json(path.read_text(encoding="utf-8")), recipe
+    before = load_recipe(path)  # JSON is YAML
+    cool_down = {"cool_down": before.optimization.cool_down}
+    may_change = {"steps": before.steps, "data": before.data, "checkpoint_every": before.checkpoint_every}
+    now = recipe.model_copy(update={**may_change, "optimization": recipe.optimization.model_copy(update=cool_down)})
     changed = [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]
-    cool_down = {"cool_down": now.optimization.cool_down}
-    if before.optimization.model_copy(update=cool_down) == now.optimization:
-        changed = [name for name in changed if name not in MAY_CHANGE]
-    else:
-        changed = [name for name in changed if name == "optimization" or name not in MAY_CHANGE]
     if changed:
         raise InputError(
             f"was started with another '{changed[0]}'", where=path, mend="Take its recipe, or choose another folder."

@@ -117,7 +117,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -143,17 +143,18 @@ def _parse(text: str, where: object) -> Any:
         raise InputError(f"is no YAML ({error})", where=where, mend="Start from a recipe in recipes/.") from error
 
 
-def _explain(error: ValidationError, path: Path) -> InputError:
+def explain(error: ValidationError, where: object) -> InputError:
+    """Say in one line which setting is wrong; of one that does not exist, the nearest name."""
     errors = error.errors()
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         found = f"'{place}': {first['msg']}" if place else first["msg"]
-        return InputError(found, where=path, mend="Correct this setting.")
+        return InputError(found, where=where, mend="Correct this setting.")
     *parents, key = first["loc"]
     section: Any = Recipe
     for parent in parents:
         annotation = section.model_fields[parent].annotation if isinstance(parent, str) else section
         section = BodySource if parent == "bodies" else annotation
     names = get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.0)
-    return InputError(f"'{place}' is no setting", where=path, mend=f"Did you mean '{names[0]}'?")
+    return InputError(f"'{place}' is no setting", where=where, mend=f"Did you mean '{names[0]}'?")

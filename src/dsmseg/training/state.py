@@ -66,16 +66,6 @@ def load_state(path: Path, *, network: nn.Module, average: Average, optimizer: t
     return step
 
 
-def read_average(path: Path) -> tuple[int, dict[str, Tensor]]:
-    """Give the step of a run's last state, and the averaged weights by parameter name.
-
-    Raises:
-        WeightsError: the file is missing or damaged.
-    """
-    step, tensors = _read(path)
-    return step, _part(tensors, "average/")
-
-
 def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:

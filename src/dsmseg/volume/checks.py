@@ -48,11 +48,16 @@ def spatial_shape(shape: Sequence[int], where: object) -> tuple[int, int, int]:
 def check_real_numbers(dtype: np.dtype[np.generic], where: object) -> None:
     """Refuse colors, vectors, complex numbers and anything else that is not one real number a voxel."""
     if dtype.kind not in "biuf":
-        raise InputError(
-            "holds colors, vectors or complex numbers instead of one number a voxel",
-            where=where,
-            mend="Give the CT itself in HU, not a picture of it.",
-        )
+        raise not_one_number(where)
+
+
+def not_one_number(where: object) -> InputError:
+    """Say that voxels hold more than one real number."""
+    return InputError(
+        "holds colors, vectors or complex numbers instead of one number a voxel",
+        where=where,
+        mend="Give the CT itself in HU, not a picture of it.",
+    )
 
 
 def check_grid(shape: Sequence[int], affine: NDArray[np.float64], where: object) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from SimpleITK import GetArrayFromImage, Image, ImageFileReader
 
 from dsmseg.errors import InputError
-from dsmseg.volume.checks import spatial_shape
+from dsmseg.volume.checks import not_one_number, spatial_shape
 from dsmseg.volume.itk_data import check_metaimage_data, check_nrrd_data, damaged
 from dsmseg.volume.native import native_name, quiet_native_code
 from dsmseg.volume.stored import Stored
@@ -45,7 +45,8 @@ def _read(path: Path, reader_name: str, format_name: str, voxel_bytes: int | Non
         with quiet_native_code():
             reader.ReadImageInformation()
             spatial = spatial_shape(reader.GetSize(), path)
-            _check_one_number_a_voxel(reader, path)
+            if reader.GetNumberOfComponents() != 1:
+                raise not_one_number(path)
             if format_name == "NRRD":
                 _check_space(reader, path)
             if min(reader.GetSpacing()) <= 0:
@@ -74,15 +75,6 @@ def _affine(image: Image) -> NDArray[np.float64]:
     affine[:3, :3] = direction * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
     return LPS_TO_RAS @ affine
-
-
-def _check_one_number_a_voxel(reader: Any, path: Path) -> None:
-    if reader.GetNumberOfComponents() != 1:
-        raise InputError(
-            "holds colors, vectors or complex numbers instead of one number a voxel",
-            where=path,
-            mend="Give the CT itself in HU, not a picture of it.",
-        )
 
 
 def _check_space(reader: Any, path: Path) -> None:

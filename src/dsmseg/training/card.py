@@ -1,27 +1,11 @@
-"""From a run to weights that can be used and judged: the averaged parameters and a model card."""
-
-from pathlib import Path
+"""What a recipe says on the card of its weights, so that they can be used and judged."""
 
 from pydantic import ValidationError
 
-from dsmseg import checkpoint
 from dsmseg.checkpoint import Card, TrainingData
-from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.taxonomy import by_id
-from dsmseg.training.recipe import Recipe
-from dsmseg.training.state import read_average
-
-
-def export(recipe: Recipe, state_file: Path, target: Path) -> Card:
-    """Write the averaged weights of a run's ``state_file`` to ``target`` (.safetensors), with a card beside them.
-
-    Raises:
-        WeightsError: the run's state cannot be read.
-        OutputError: ``target`` cannot be written.
-    """
-    step, state = read_average(state_file)
-    return checkpoint.save(target, state, describe(recipe, step))
+from dsmseg.training.recipe import Recipe, explain
 
 
 def describe(recipe: Recipe, steps: int) -> Card:
@@ -33,9 +17,7 @@ def describe(recipe: Recipe, steps: int) -> Card:
     try:
         return _card(recipe, steps)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"'{place}': {first['msg']}", where="recipe", mend="Correct this setting.") from error
+        raise explain(error, "recipe") from error
 
 
 def _card(recipe: Recipe, steps: int) -> Card:
