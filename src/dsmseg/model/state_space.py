@@ -2,6 +2,8 @@
 
 A sequence of D channels drives D independent states of size N. Step size, input and output maps depend on the sequence
 itself (the selection of Mamba); the recurrence is linear in the number of tokens.
+
+``selective_scan`` is Eq. 3-6 in one: as the plain functions that stand before it say, or by a fused kernel.
 """
 
 import math
@@ -11,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dsmseg.model.kernels import use_numba, use_triton
 
 
 def zero_order_hold(
@@ -26,38 +30,83 @@ def zero_order_hold(
 
 
 def recurrence(
-    transition: Float[Tensor, "batch length *state"], drive: Float[Tensor, "batch length *state"]
+    transition: Float[Tensor, "batch length *state"],
+    drive: Float[Tensor, "batch length *state"],
+    chunk: int | None = None,
 ) -> Float[Tensor, "batch length *state"]:
     """Give all h_t of ``h_t = transition_t * h_(t-1) + drive_t``, with h_(-1) = 0 (Eq. 5).
 
-    The sequence is cut into about sqrt(length) chunks that advance side by side, so the number of dependent
-    operations is 2 sqrt(length), not length.
+    The sequence is cut into chunks of ``chunk`` tokens that advance side by side. By default these are sqrt(length)
+    tokens: the number of dependent operations is then 2 sqrt(length), not length.
     """
-    states: Tensor = _Recurrence.apply(transition, drive)  # type: ignore[no-untyped-call]
+    size = max(1, math.isqrt(drive.shape[1])) if chunk is None else chunk
+    states: Tensor = _Recurrence.apply(transition, drive, size)  # type: ignore[no-untyped-call]
     return states
+
+
+def read_out(
+    states: Float[Tensor, "batch length channel state"], output_map: Float[Tensor, "batch length state"]
+) -> Float[Tensor, "batch length channel"]:
+    """Give ``y_t = C_t h_t`` (Eq. 6); all channels share C_t."""
+    return torch.einsum("blcs,bls->blc", states, output_map)
+
+
+def selective_scan(
+    sequence: Float[Tensor, "batch length channel"],
+    step: Float[Tensor, "batch length channel"],
+    decay: Float[Tensor, "channel state"],
+    input_map: Float[Tensor, "batch length state"],
+    output_map: Float[Tensor, "batch length state"],
+) -> Float[Tensor, "batch length channel"]:
+    """Run Eq. 3-6 along a sequence x_t: discretize, h_t = A_t h_(t-1) + B_t x_t, y_t = C_t h_t.
+
+    Args:
+        sequence: x, which drives one system a channel.
+        step: Δ > 0 of every token and channel.
+        decay: the diagonal of A, negative.
+        input_map: B of every token, shared by the channels.
+        output_map: C of every token, shared by the channels.
+
+    Gives y in the dtype of ``sequence``. Anything shorter than float32 is computed in float32: a product of thousands
+    of transitions does not survive bfloat16.
+    """
+    dtype = torch.promote_types(sequence.dtype, torch.float32)
+    x, step, decay, b, c = (tensor.to(dtype) for tensor in (sequence, step, decay, input_map, output_map))
+    if use_numba(x, step, decay, b, c):
+        from dsmseg.model.kernels import scan_cpu
+
+        y = scan_cpu.selective_scan(x, step, decay, b, c)
+    elif use_triton(x, step, decay, b, c):
+        from dsmseg.model.kernels import scan_cuda
+
+        y = scan_cuda.selective_scan(x, step, decay, b, c)
+    else:
+        transition, input_factor = zero_order_hold(step, decay)
+        y = read_out(recurrence(transition, input_factor * b.unsqueeze(-2) * x.unsqueeze(-1)), c)
+    return y.to(sequence.dtype)
 
 
 class _Recurrence(torch.autograd.Function):
     """The adjoint of a linear recurrence is the same recurrence, run backwards."""
 
     @staticmethod
-    def forward(ctx: Any, transition: Tensor, drive: Tensor) -> Tensor:
-        states = _chunked_scan(transition, drive)
+    def forward(ctx: Any, transition: Tensor, drive: Tensor, chunk: int) -> Tensor:
+        states = _chunked_scan(transition, drive, chunk)
         ctx.save_for_backward(transition, states)
+        ctx.chunk = chunk
         return states
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         transition, states = ctx.saved_tensors
         next_transition = torch.cat([transition[:, 1:], torch.zeros_like(transition[:, :1])], dim=1)
-        adjoint = _chunked_scan(next_transition.flip(1), gradients[0].flip(1)).flip(1)
+        adjoint = _chunked_scan(next_transition.flip(1), gradients[0].flip(1), ctx.chunk).flip(1)
         previous = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
-        return adjoint * previous, adjoint
+        return adjoint * previous, adjoint, None
 
 
-def _chunked_scan(transition: Tensor, drive: Tensor) -> Tensor:
+def _chunked_scan(transition: Tensor, drive: Tensor, size: int) -> Tensor:
     batch, length, *state = drive.shape
-    size = max(1, math.isqrt(length))
     chunks = -(-length // size)
     padding = [0, 0] * len(state) + [0, chunks * size - length]
     transition, drive = (
@@ -76,7 +125,7 @@ def _chunked_scan(transition: Tensor, drive: Tensor) -> Tensor:
 class SelectiveStateSpace(nn.Module):
     """SSM over a sequence of ``channels`` channels with ``state`` hidden values each: Eq. 3-6.
 
-    Runs in float32 whatever the autocast: a product of thousands of transitions does not survive bfloat16.
+    Runs in float32 whatever the autocast, for the reason that ``selective_scan`` gives.
     """
 
     def __init__(self, *, channels: int, state: int = 16) -> None:
@@ -94,10 +143,8 @@ class SelectiveStateSpace(nn.Module):
     def forward(self, sequence: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length channel"]:
         """Give y_t = C_t h_t + D x_t for each token."""
         with torch.autocast(sequence.device.type, enabled=False):
-            sequence = sequence.float() if sequence.dtype != torch.float64 else sequence
+            sequence = sequence.to(torch.promote_types(sequence.dtype, torch.float32))
             step = functional.softplus(self.step(sequence))
-            transition, input_factor = zero_order_hold(step, -self.log_decay.exp())
-            drive = input_factor * self.input_map(sequence).unsqueeze(-2) * sequence.unsqueeze(-1)
-            states = recurrence(transition, drive)
-            output = torch.einsum("blcs,bls->blc", states, self.output_map(sequence))
+            input_map, output_map = self.input_map(sequence), self.output_map(sequence)
+            output = selective_scan(sequence, step, -self.log_decay.exp(), input_map, output_map)
             return output + self.skip * sequence

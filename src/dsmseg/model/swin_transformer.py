@@ -5,18 +5,24 @@ Maps are channel-last here: ``(batch, x, y, z, channel)``.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dsmseg.model.kernels import use_inference
 
 Size = tuple[int, int, int]
 WindowKind = tuple[tuple[slice, slice, slice], Float[Tensor, "token token"] | None]
 
 WINDOW = 7
 """Voxels along a window's edge, where the map has that many."""
+
+TOKENS_AT_A_TIME = 8192
+"""How many tokens the feed-forward layer takes at once where no gradient is asked for."""
 
 MASKED = -100.0
 """Added to the logits of tokens that only the cyclic shift made neighbors; the published weights saw this value."""
@@ -52,13 +58,29 @@ def _mask(
     window: Size, shift: Size, joined: tuple[bool, bool, bool], device: torch.device
 ) -> Float[Tensor, "token token"]:
     """Separate what the shift brought from the opposite border, along each axis where it ``joined`` the two."""
-    wrapped = [
-        torch.arange(length, device=device) >= (length - step if is_joined else length)
-        for length, step, is_joined in zip(window, shift, joined, strict=True)
-    ]
-    x, y, z = torch.meshgrid(*wrapped, indexing="ij")
-    region = (4 * x + 2 * y + z).flatten()
+    x, y, z = (step if is_joined else 0 for step, is_joined in zip(shift, joined, strict=True))
+    region = border_region(window, (x, y, z), device).flatten()
     return MASKED * (region[:, None] != region[None, :])
+
+
+def border_region(size: Size, shift: Size, device: torch.device) -> Int[Tensor, "x y z"]:
+    """Number the parts of a map that was rolled back by ``shift``, by what came from which opposite border."""
+    wrapped = (torch.arange(extent, device=device) >= extent - step for extent, step in zip(size, shift, strict=True))
+    x, y, z = torch.meshgrid(*wrapped, indexing="ij")
+    return 4 * x + 2 * y + z
+
+
+def fill_up(
+    feature: Shaped[Tensor, "batch x y z channel"], window: Size, value: int = 0
+) -> Shaped[Tensor, "batch x_up y_up z_up channel"]:
+    """Fill the map up to whole windows."""
+    x, y, z = (-extent % length for extent, length in zip(feature.shape[1:4], window, strict=True))
+    return functional.pad(feature, (0, 0, 0, z, 0, y, 0, x), value=value)
+
+
+def roll(feature: Shaped[Tensor, "batch x y z channel"], shift: Size) -> Shaped[Tensor, "batch x y z channel"]:
+    """Roll the map back by ``shift`` voxels."""
+    return feature.roll((-shift[0], -shift[1], -shift[2]), dims=(1, 2, 3)) if any(shift) else feature
 
 
 def partition(
@@ -93,30 +115,61 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(
-        self, windows: Float[Tensor, "batch a b c token channel"], window: Size, shift: Size
-    ) -> Float[Tensor, "batch a b c token channel"]:
+        self, feature: Float[Tensor, "batch x y z channel"], window: Size, shift: Size
+    ) -> Float[Tensor, "batch x y z channel"]:
         """Return what each token reads from its window.
 
         Args:
-            windows: the partitioned map.
+            feature: the map; windows that reach beyond it are filled up with zeros.
             window: voxels of a window along each axis.
-            shift: voxels by which the map was rolled before it was cut.
+            shift: voxels by which the map is rolled back before it is cut.
         """
-        tokens, channels = windows.shape[-2:]
+        if use_inference(feature):
+            return self._attend_by_kernel(feature, window, shift)
+        projected: Tensor = self.proj(self._attend(feature, window, shift))
+        return projected
+
+    def _bias(self, tokens: int) -> Float[Tensor, "head token token"]:
         # A clamped window takes the first tokens' rows, although their places in a whole window differ: the published
         # weights were trained so.
         index = self.relative_position_index[:tokens, :tokens].flatten()
-        bias = self.relative_position_bias_table[index].view(tokens, tokens, -1).permute(2, 0, 1)
-        qkv = self.qkv(windows)
-        read = torch.empty_like(qkv[..., :channels])
+        return self.relative_position_bias_table[index].view(tokens, tokens, -1).permute(2, 0, 1)
+
+    def _attend(
+        self, feature: Float[Tensor, "batch x y z channel"], window: Size, shift: Size
+    ) -> Float[Tensor, "batch x y z channel"]:
+        windows = partition(self.qkv(roll(fill_up(feature, window), shift)), window)
+        tokens, channels = windows.shape[-2], feature.shape[-1]
+        bias = self._bias(tokens)
+        read = torch.empty_like(windows[..., :channels])
         for place, mask in window_kinds(window, shift, windows.device):
-            part = qkv[:, *place]
+            part = windows[:, *place]
             query, key, value = part.reshape(-1, tokens, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
-            additive = bias if mask is None else bias + mask
-            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=additive.to(qkv.dtype))
+            # Expanded to every window: the fused attention takes no bias of three dimensions.
+            additive = (bias if mask is None else bias + mask).to(query.dtype).expand(len(query), -1, -1, -1)
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=additive)
             read[:, *place] = attended.transpose(1, 2).reshape(*part.shape[:-1], channels)
-        projected: Tensor = self.proj(read)
-        return projected
+        x, y, z = feature.shape[1:4]
+        backwards: Size = (-shift[0], -shift[1], -shift[2])
+        return roll(join(read, window), backwards)[:, :x, :y, :z]
+
+    def _attend_by_kernel(
+        self, feature: Float[Tensor, "batch x y z channel"], window: Size, shift: Size
+    ) -> Float[Tensor, "batch x y z channel"]:
+        from dsmseg.model.kernels.products import linear
+        from dsmseg.model.kernels.window_attention import window_attention
+
+        size = feature.shape[1:4]
+        place = torch.arange(math.prod(size)).view(1, *size, 1)
+        place = roll(fill_up(place, window, value=-1), shift)
+        x, y, z = place.shape[1:4]
+        region = border_region((x, y, z), shift, place.device)[None, ..., None]
+        place, region = (partition(layout, window).flatten(0, 3).squeeze(-1).contiguous() for layout in (place, region))
+        qkv = linear(feature.flatten(0, 3), self.qkv.weight, self.qkv.bias).view(*feature.shape[:4], -1)
+        bias = self._bias(math.prod(window))
+        read = window_attention(qkv.float(), self.qkv.bias.float(), bias.float(), place, region, MASKED)
+        read = read.to(qkv.dtype)
+        return linear(read.flatten(0, 3), self.proj.weight, self.proj.bias).view_as(feature)
 
 
 class FeedForward(nn.Module):
@@ -130,8 +183,17 @@ class FeedForward(nn.Module):
 
     def forward(self, feature: Float[Tensor, "batch ... channel"]) -> Float[Tensor, "batch ... channel"]:
         """Return the transformed tokens."""
-        transformed: Tensor = self.linear2(functional.gelu(self.linear1(feature)))
-        return transformed
+        if not use_inference(feature):
+            transformed: Tensor = self.linear2(functional.gelu(self.linear1(feature)))
+            return transformed
+        # Part by part, so that the wide layer between stays in the cache.
+        from dsmseg.model.kernels.products import linear
+
+        first, second = self.linear1, self.linear2
+        tokens = torch.split(feature.flatten(0, -2), TOKENS_AT_A_TIME)
+        parts = (linear(part, first.weight, first.bias) for part in tokens)
+        mixed = [linear(functional.gelu(part), second.weight, second.bias) for part in parts]
+        return torch.cat(mixed).view_as(feature)
 
 
 class SwinTransformerBlock(nn.Module):
@@ -158,12 +220,8 @@ class SwinTransformerBlock(nn.Module):
         half = WINDOW // 2 if self.shifted else 0
         # An axis that one window covers has nothing to shift to.
         shift: Size = (half * (x > WINDOW), half * (y > WINDOW), half * (z > WINDOW))
-        feature = functional.pad(feature, (0, 0, 0, -z % window[2], 0, -y % window[1], 0, -x % window[0]))
-        rolled = feature.roll((-shift[0], -shift[1], -shift[2]), dims=(1, 2, 3)) if any(shift) else feature
-        attended = join(self.attn(partition(rolled, window), window, shift), window)
-        if any(shift):
-            attended = attended.roll(shift, dims=(1, 2, 3))
-        return attended[:, :x, :y, :z]
+        attended: Tensor = self.attn(feature, window, shift)
+        return attended
 
 
 class PatchMerging(nn.Module):
@@ -224,7 +282,7 @@ class SwinTransformer(nn.Module):
         self.layers1, self.layers2, self.layers3, self.layers4 = (nn.ModuleList([stage]) for stage in stages)
 
     def forward(self, image: Float[Tensor, "batch input x y z"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
-        """Return the five maps, channel-first, each voxel normalized over its channels.
+        """Return the five maps, each voxel normalized over its channels, in the memory format channels_last_3d.
 
         Args:
             image: every spatial size is a multiple of 32.
@@ -234,7 +292,4 @@ class SwinTransformer(nn.Module):
         for layers in (self.layers1, self.layers2, self.layers3, self.layers4):
             feature = layers[0](feature)
             maps.append(feature)
-        # Contiguous maps: the convolutions that follow would otherwise run on the slower channel-last path.
-        return [
-            functional.layer_norm(feature, feature.shape[-1:]).permute(0, 4, 1, 2, 3).contiguous() for feature in maps
-        ]
+        return [functional.layer_norm(feature, feature.shape[-1:]).permute(0, 4, 1, 2, 3) for feature in maps]

@@ -5,6 +5,8 @@ convolution: its weights load unchanged once ``out.*`` is left away.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,15 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.features import PixelFeatures
+from dsmseg.model.kernels import use_inference
 from dsmseg.model.swin_transformer import SwinTransformer
 
 DEEPEST_STRIDE = 32
+SLOPE = 0.01
+"""Of the leaky rectifier."""
 
 
-def _convolution(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
-    """A convolution under the name that the published weights give it."""
-    layer = nn.Conv3d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(OrderedDict(conv=layer))
+class Convolution(nn.Sequential):
+    """A convolution without bias, under the name that the published weights give it."""
+
+    conv: nn.Conv3d | nn.ConvTranspose3d
+
+    def __init__(self, conv: nn.Conv3d | nn.ConvTranspose3d) -> None:
+        """Hold ``conv``."""
+        super().__init__(OrderedDict(conv=conv))
+
+
+def _convolution(inputs: int, outputs: int, kernel_size: int) -> Convolution:
+    return Convolution(nn.Conv3d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False))
 
 
 class ResidualBlock(nn.Module):
@@ -35,10 +48,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, feature: Float[Tensor, "batch input x y z"]) -> Float[Tensor, "batch output x y z"]:
         """Return ``leaky_relu(f(feature) + shortcut(feature))``."""
-        inner = functional.leaky_relu(functional.instance_norm(self.conv1(feature)), 0.01)
+        if use_inference(feature):
+            return self.in_slabs(partial(_copy_planes, feature), feature.shape)
+        inner = functional.leaky_relu(functional.instance_norm(self.conv1(feature)), SLOPE)
         outer = functional.instance_norm(self.conv2(inner))
         shortcut = feature if self.conv3 is None else functional.instance_norm(self.conv3(feature))
-        return functional.leaky_relu(outer + shortcut, 0.01)
+        return functional.leaky_relu(outer + shortcut, SLOPE)
+
+    def in_slabs(
+        self, planes: Callable[[int, int, Float[Tensor, "1 input plane y z"]], None], shape: Sequence[int]
+    ) -> Float[Tensor, "batch output x y z"]:
+        """Do the same by the kernel: ``planes`` writes a batch item's planes, from a first one, of the input."""
+        from dsmseg.model.kernels.residual_block import Weights, residual_block
+
+        first, second = self.conv1.conv.weight, self.conv2.conv.weight
+        weights = Weights(first, second, self.conv3.conv.weight if self.conv3 is not None else None)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else first.dtype
+        output = torch.empty((shape[0], len(first), *shape[2:]), dtype=dtype, memory_format=torch.channels_last_3d)
+        inner = torch.empty_like(output[:1])
+        for item in range(shape[0]):
+            residual_block(partial(planes, item), inner, output[item : item + 1], weights, slope=SLOPE)
+        return output
 
 
 class UpBlock(nn.Module):
@@ -48,15 +78,37 @@ class UpBlock(nn.Module):
         """Build a block of ``inputs`` to ``outputs`` channels; the skip connection has ``outputs``."""
         super().__init__()
         upsampling = nn.ConvTranspose3d(inputs, outputs, kernel_size=2, stride=2, bias=False)
-        self.transp_conv = nn.Sequential(OrderedDict(conv=upsampling))
+        self.transp_conv = Convolution(upsampling)
         self.conv_block = ResidualBlock(2 * outputs, outputs)
 
     def forward(
         self, deeper: Float[Tensor, "batch input x y z"], skip: Float[Tensor, "batch output x_2 y_2 z_2"]
     ) -> Float[Tensor, "batch output x_2 y_2 z_2"]:
         """Return the finer map."""
+        if use_inference(deeper):
+            return self.conv_block.in_slabs(partial(self._join_planes, deeper, skip), skip.shape)
         joined: Tensor = self.conv_block(torch.cat([self.transp_conv(deeper), skip], dim=1))
         return joined
+
+    def _join_planes(
+        self,
+        deeper: Float[Tensor, "batch input x y z"],
+        skip: Float[Tensor, "batch output x_2 y_2 z_2"],
+        item: int,
+        start: int,
+        into: Float[Tensor, "1 joined plane y_2 z_2"],
+    ) -> None:
+        from dsmseg.model.kernels.products import double_grid
+
+        first, stop, half = start // 2, (start + into.shape[2]) // 2, skip.shape[1]
+        double_grid(deeper[item : item + 1, :, first:stop], self.transp_conv.conv.weight, into[:, :half])
+        _copy_planes(skip, item, start, into[:, half:])
+
+
+def _copy_planes(
+    feature: Float[Tensor, "batch channel x y z"], item: int, start: int, into: Float[Tensor, "1 channel plane y z"]
+) -> None:
+    into.copy_(feature[item : item + 1, :, start : start + into.shape[2]])
 
 
 def _encoder(inputs: int, outputs: int) -> nn.Sequential:
@@ -99,6 +151,9 @@ class SwinUNETR(nn.Module):
         x, y, z = (-extent % DEEPEST_STRIDE for extent in size)
         if x or y or z:
             image = functional.pad(image, (0, z, 0, y, 0, x), mode="replicate")
+        if image.device.type == "cpu":
+            # A copy, for an image of one channel counts as both formats, and the convolutions would take the slower.
+            image = torch.empty_like(image, memory_format=torch.channels_last_3d).copy_(image)
         maps = self.swinViT(image)
         stride_32 = self.encoder10(maps[4])
         stride_16 = self.decoder5(stride_32, maps[3])
