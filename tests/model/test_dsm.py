@@ -1,12 +1,13 @@
-"""The assembly: both stages learn in every parameter, and configuration alone builds the ablations."""
+"""The assembly: what each stage gives, and how a mask comes from a query."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
 from dsmseg.model import PRESETS, DSMConfig, build
-from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss
+from dsmseg.model.dsm import MaskHead
 
 SMALL = replace(
     PRESETS["starter"], channels=(8, 8, 16, 16, 16, 16), query_width=16, text_width=12, feed_forward_width=16, state=4
@@ -18,38 +19,42 @@ def network_of(config: DSMConfig) -> torch.nn.Module:
     return build(config, torch.randn(config.organs + config.tumors, config.text_width))
 
 
-def total_loss(output, config: DSMConfig) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    shape = (2, config.organs, *output.organ_logits.shape[2:])
-    organs = PartialLabels(torch.rand(shape, generator=generator) < 0.2, torch.ones(2, config.organs, dtype=torch.bool))
-    loss = mask_loss(output.organ_logits, organs) + response_loss(output.responses, organs)
-    loss = loss + presence_loss(output.presence, organs)
-    if output.tumor_logits is not None:
-        shape = (2, config.tumors, *output.tumor_logits.shape[2:])
-        tumors = PartialLabels(
-            torch.rand(shape, generator=generator) < 0.1, torch.ones(2, config.tumors, dtype=torch.bool)
-        )
-        certainty = output.log_probability.exp().diagonal(dim1=1, dim2=2)[:, config.organs :]
-        loss = loss + mask_loss(output.tumor_logits, tumors, certainty)
-    return loss
+def test_a_mask_is_the_dot_product_of_a_querys_kernel_with_each_voxels_embedding() -> None:
+    torch.manual_seed(0)
+    head = MaskHead(width=6, embedding_channels=4).double()
+    queries, embedding = torch.randn(2, 3, 6, dtype=torch.float64), torch.randn(2, 4, 2, 3, 1, dtype=torch.float64)
+    masks, kernel = head(queries, embedding), head.kernel(queries)
+    for item, query, x, y, z in torch.ones(2, 3, 2, 3, 1).nonzero().tolist():
+        *weights, bias = kernel[item, query].tolist()
+        voxel = embedding[item, :, x, y, z].tolist()
+        expected = sum(weight * value for weight, value in zip(weights, voxel, strict=True)) + bias
+        assert masks[item, query, x, y, z].item() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_every_parameter_of_both_stages_learns(stage) -> None:
-    config = replace(SMALL, stage=stage)
-    network = network_of(config)
-    total_loss(network(torch.rand(2, 2, 64, 64, 64)), config).backward()
-    silent = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
-    assert silent == []
+def test_the_anomaly_map_is_eq_14_of_the_finest_response() -> None:
+    with torch.no_grad():
+        output = network_of(SMALL).eval()(torch.rand(1, 2, 32, 32, 64))
+    torch.testing.assert_close(output.anomaly, -output.responses[-1].sigmoid().amax(dim=1))
 
 
-@pytest.mark.parametrize("switch", ["state_space", "mask_prompt", "diffusion"])
-def test_the_rows_of_table_5_build_from_configuration_alone(switch) -> None:
-    config = replace(SMALL, **{switch: False})
-    output = network_of(config)(torch.rand(2, 2, 64, 64, 64))
-    assert total_loss(output, config).isfinite()
-    whole, part = (sum(value.numel() for value in network_of(one).parameters()) for one in (SMALL, config))
-    assert whole != part
+def test_query_k_is_of_class_k_organs_before_tumors() -> None:
+    network = network_of(SMALL).eval()
+    seen = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        return lambda _, given, result: seen.update({name: (given[0], result)})
+
+    for name in ("tumor_decoder", "organ_head", "tumor_head", "text_alignment", "presence_head"):
+        getattr(network, name).register_forward_hook(remember(name))
+    with torch.no_grad():
+        output = network(torch.rand(1, 2, 32, 32, 64))
+    organs, tumors = seen["tumor_decoder"][1]
+    assert torch.equal(seen["organ_head"][0], organs)
+    assert torch.equal(seen["presence_head"][0], organs)
+    assert torch.equal(seen["tumor_head"][0], tumors)
+    assert torch.equal(seen["text_alignment"][0], torch.cat([organs, tumors], dim=1))
+    assert output.organ_logits is seen["organ_head"][1]
+    assert output.tumor_logits is seen["tumor_head"][1]
 
 
 def test_stage_1_has_no_tumors_and_stage_2_has_both() -> None:

@@ -1,86 +1,211 @@
 """§ 4.1.2: Eq. 11-13 against plain float64 formulas; partial labels to the bit."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
-from torch.nn import functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from dsmseg.model.losses import (
     SMOOTHING,
     MaskLossTerms,
     PartialLabels,
+    cross_entropy_loss,
+    dice_loss,
     mask_loss,
     presence_loss,
     response_loss,
     soft_dice,
 )
 
-
-@pytest.fixture
-def case() -> tuple[torch.Tensor, PartialLabels]:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((2, 3, 4, 4, 4), generator=generator, dtype=torch.float64)
-    masks = torch.rand((2, 3, 4, 4, 4), generator=generator) < 0.3
-    annotated = torch.tensor([[True, True, False], [True, False, True]])
-    return logits, PartialLabels(masks, annotated)
+SEEDS = st.integers(0, 999)
+SPACE = (4, 4, 2)
 
 
-def plain_terms(logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Eq. 11 (over the volume) plus Eq. 12 of one class."""
-    probability, target = logit.sigmoid(), mask.double()
-    dice = 1 - (2 * (probability * target).sum() + SMOOTHING) / (probability.sum() + target.sum() + SMOOTHING)
-    cross_entropy = -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
-    return dice + cross_entropy
+def case(seed: int = 0) -> tuple[Tensor, PartialLabels]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn((2, 3, *SPACE), generator=generator, dtype=torch.float64)
+    masks = torch.rand((2, 3, *SPACE), generator=generator) < 0.3
+    return logits, PartialLabels(masks, torch.tensor([[True, True, False], [True, False, True]]))
 
 
-def test_the_loss_is_dice_plus_cross_entropy_over_annotated_classes(case) -> None:
-    logits, labels = case
-    pairs = labels.annotated.nonzero().tolist()
-    expected = torch.stack([plain_terms(logits[pair[0], pair[1]], labels.masks[pair[0], pair[1]]) for pair in pairs])
-    torch.testing.assert_close(mask_loss(logits, labels), expected.mean())
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
 
 
-def test_the_analytic_gradient_is_the_derivative(case) -> None:
-    logits, labels = case
-    certainty = torch.rand(2, 3, dtype=torch.float64)
+def plain_dice(logits: Tensor, target: Tensor) -> float:
+    """Eq. 11 of one class, with its sums over the volume."""
+    pairs = list(zip(logits.flatten().tolist(), target.flatten().tolist(), strict=True))
+    overlap = sum(2 * y * sigmoid(logit) for logit, y in pairs)
+    extent = sum(y + sigmoid(logit) for logit, y in pairs)
+    return 1 - (overlap + SMOOTHING) / (extent + SMOOTHING)
+
+
+def plain_cross_entropy(logits: Tensor, target: Tensor) -> float:
+    """Eq. 12 of one class, as a mean over voxels."""
+    pairs = list(zip(logits.flatten().tolist(), target.flatten().tolist(), strict=True))
+    return -sum(y * math.log(sigmoid(z)) + (1 - y) * math.log(1 - sigmoid(z)) for z, y in pairs) / len(pairs)
+
+
+def plain_mask_loss(logits: Tensor, labels: PartialLabels, *, weight: float = 1.0, certainty: Tensor | None = None):
+    terms = []
+    for item, index in labels.annotated.nonzero().tolist():
+        logit, mask = logits[item, index], labels.masks[item, index].double()
+        p = 1.0 if certainty is None else certainty[item, index].item()
+        terms.append(plain_dice(logit, mask) + weight * plain_cross_entropy(logit, p * mask))
+    return torch.tensor(sum(terms) / len(terms), dtype=torch.float64)
+
+
+@pytest.mark.equation(11)
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_dice_loss_is_eq_11_over_the_volume_of_each_class(seed):
+    logits, labels = case(seed)
+    loss = dice_loss(logits, labels.masks.double())
+    for item, index in [(0, 0), (0, 2), (1, 1)]:
+        expected = plain_dice(logits[item, index], labels.masks[item, index].double())
+        assert loss[item, index].item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.equation(12)
+@settings(max_examples=20)
+@given(seed=SEEDS, certainty=st.floats(0, 1))
+def test_cross_entropy_loss_is_the_mean_of_eq_12_over_the_voxels_of_each_class(seed, certainty):
+    logits, labels = case(seed)
+    target = certainty * labels.masks.double()
+    loss = cross_entropy_loss(logits, target)
+    for item, index in [(0, 0), (0, 2), (1, 1)]:
+        expected = plain_cross_entropy(logits[item, index], target[item, index])
+        assert loss[item, index].item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.equation(13)
+@settings(max_examples=20)
+@given(seed=SEEDS, weight=st.floats(0, 30))
+def test_the_loss_is_dice_plus_weighted_cross_entropy_over_annotated_classes(seed, weight):
+    logits, labels = case(seed)
+    expected = plain_mask_loss(logits, labels, weight=weight)
+    torch.testing.assert_close(mask_loss(logits, labels, cross_entropy_weight=weight), expected)
+
+
+@pytest.mark.equation(12, 13)
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_in_stage_2_the_target_of_the_cross_entropy_is_scaled_by_certainty(seed):
+    logits, labels = case(seed)
+    certainty = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = plain_mask_loss(logits, labels, certainty=certainty)
+    torch.testing.assert_close(mask_loss(logits, labels, certainty), expected)
+
+
+@pytest.mark.equation(11, 12)
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_the_fast_terms_and_their_gradients_are_those_of_the_plain_losses(seed):
+    logits, labels = case(seed)
+    generator = torch.Generator().manual_seed(seed)
+    certainty = torch.rand(2, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    upstream = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    fast = torch.stack(MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty))
+    target = certainty[..., None, None, None] * labels.masks
+    plain = torch.stack([dice_loss(logits, labels.masks.double()), cross_entropy_loss(logits, target)])
+    plain = torch.where(labels.annotated, plain, 0.0)
+    torch.testing.assert_close(fast, plain)
+    gradients = (torch.autograd.grad((terms * upstream).sum(), (logits, certainty)) for terms in (fast, plain))
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_analytic_gradient_is_the_derivative_by_logits_and_by_certainty() -> None:
+    logits, labels = case()
+    certainty = torch.rand(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.autograd.gradcheck(
         lambda logits, certainty: MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty),
         (logits.requires_grad_(), certainty.requires_grad_()),
     )
 
 
-@pytest.mark.parametrize("loss", [mask_loss, lambda logits, labels: response_loss([logits], labels)])
-def test_what_is_not_annotated_has_no_influence_to_the_bit(case, loss) -> None:
-    logits, labels = case
-    logits = logits.float().requires_grad_()
+def test_the_loss_of_half_precision_logits_is_computed_in_single_precision() -> None:
+    logits, labels = case()
+    half = logits.bfloat16()
+    assert mask_loss(half, labels).dtype == torch.float32
+    torch.testing.assert_close(mask_loss(half, labels), mask_loss(half.float(), labels), rtol=0, atol=0)
+    (half_gradient,) = torch.autograd.grad(mask_loss(half.requires_grad_(), labels), half)
+    whole = half.detach().float().requires_grad_()
+    (gradient,) = torch.autograd.grad(mask_loss(whole, labels), whole)
+    torch.testing.assert_close(half_gradient, gradient.bfloat16(), rtol=0, atol=0)
+
+
+def influence(loss, logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]:
+    logits = logits.clone().requires_grad_()
     value = loss(logits, labels)
     (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
+
+
+LOSSES = {
+    "mask": lambda logits, labels: mask_loss(logits, labels, torch.full((2, 3), 0.5)),
+    "response": lambda logits, labels: response_loss([logits[..., ::2, ::2, :1], logits], labels),
+    "presence": lambda logits, labels: presence_loss(logits[..., 0, 0, 0], labels),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("anything", [7.0, -1e30, 3e38, math.inf, math.nan])
+def test_what_is_not_annotated_has_no_influence_to_the_bit(name, anything) -> None:
+    logits, labels = case()
+    unknown = ~labels.annotated[:, :, None, None, None]
+    value, gradient = influence(LOSSES[name], logits.float(), labels)
     assert torch.all(gradient[~labels.annotated] == 0)
-    other_masks = labels.masks ^ ~labels.annotated[:, :, None, None, None]
-    other_logits = torch.where(labels.annotated[:, :, None, None, None], logits, 7.0)
-    assert torch.equal(loss(other_logits, PartialLabels(other_masks, labels.annotated)), value)
+    assert bool(gradient[labels.annotated].any())
+    other_labels = PartialLabels(labels.masks ^ unknown, labels.annotated)
+    other_value, other = influence(LOSSES[name], logits.float().masked_fill(unknown, anything), other_labels)
+    assert torch.equal(other_value, value)
+    assert torch.equal(other, gradient)
 
 
-def test_a_merged_pair_is_judged_by_the_stronger_side_against_the_union(case) -> None:
-    logits, labels = case
-    union = labels.masks[0, 0] | labels.masks[0, 1]
+def test_the_certainty_of_what_is_not_annotated_has_no_influence_and_gets_no_gradient() -> None:
+    logits, labels = case()
+    certainty = torch.full((2, 3), 0.5, dtype=torch.float64, requires_grad=True)
+    value = mask_loss(logits, labels, certainty)
+    (gradient,) = torch.autograd.grad(value, certainty)
+    assert torch.all(gradient[~labels.annotated] == 0)
+    assert torch.all(gradient[labels.annotated] != 0)
+    assert torch.equal(mask_loss(logits, labels, torch.where(labels.annotated, 0.5, 1e9)), value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_any_annotation_costs_nothing(name) -> None:
+    logits, labels = case()
+    labels = PartialLabels(labels.masks, torch.zeros_like(labels.annotated))
+    value, gradient = influence(LOSSES[name], logits.float(), labels)
+    assert value == 0
+    assert not bool(gradient.any())
+
+
+def merged_case() -> tuple[Tensor, PartialLabels]:
+    logits, labels = case()
     masks = labels.masks.clone()
-    masks[0, 0] = masks[0, 1] = union
-    merged = PartialLabels(masks, labels.annotated, merged=((0, 0, 1),))
-    expected = torch.stack(
-        [
-            plain_terms(torch.maximum(logits[0, 0], logits[0, 1]), union),
-            plain_terms(logits[1, 0], masks[1, 0]),
-            plain_terms(logits[1, 2], masks[1, 2]),
-        ]
-    )
-    torch.testing.assert_close(mask_loss(logits, merged), expected.mean())
+    masks[0, 0] = masks[0, 1] = masks[0, 0] | masks[0, 1]
+    return logits, replace(labels, masks=masks, merged=((0, 0, 1),))
 
 
-def test_a_merged_pair_learns_on_its_stronger_side_at_each_voxel(case) -> None:
-    logits, labels = case
-    merged = PartialLabels(labels.masks, labels.annotated, merged=((0, 0, 1),))
-    assert torch.autograd.gradcheck(lambda logits: mask_loss(logits, merged), logits.requires_grad_())
-    (gradient,) = torch.autograd.grad(mask_loss(logits, merged), logits)
+@pytest.mark.equation(13)
+def test_a_merged_pair_is_judged_by_the_stronger_side_against_the_union() -> None:
+    logits, labels = merged_case()
+    stronger = logits.clone()
+    stronger[0, 0] = torch.maximum(logits[0, 0], logits[0, 1])
+    once = PartialLabels(labels.masks, torch.tensor([[True, False, False], [True, False, True]]))
+    torch.testing.assert_close(mask_loss(logits, labels), plain_mask_loss(stronger, once))
+
+
+def test_a_merged_pair_learns_on_its_stronger_side_at_each_voxel() -> None:
+    logits, labels = merged_case()
+    assert torch.autograd.gradcheck(lambda logits: mask_loss(logits, labels), logits.requires_grad_())
+    (gradient,) = torch.autograd.grad(mask_loss(logits, labels), logits)
     stronger = logits[0, 0] > logits[0, 1]
     assert torch.equal(gradient[0, 0] != 0, stronger)
     assert torch.equal(gradient[0, 1] != 0, ~stronger)
@@ -94,32 +219,59 @@ def test_one_side_of_a_merged_pair_is_enough() -> None:
     assert soft_dice(sides[:, :, None, None, None].expand(masks.shape), labels) > 0.999
 
 
-def test_certainty_scales_the_target_of_the_cross_entropy(case) -> None:
-    logits, labels = case
-    certainty = torch.full((2, 3), 0.25, dtype=torch.float64)
-    _, cross_entropy = MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty)
-    expected = functional.binary_cross_entropy_with_logits(logits[0, 0], 0.25 * labels.masks[0, 0].double())
-    torch.testing.assert_close(cross_entropy[0, 0], expected)
-
-
-def test_a_perfect_answer_costs_nothing_and_the_opposite_much(case) -> None:
-    _, labels = case
+def test_a_perfect_answer_costs_nothing_and_the_opposite_much() -> None:
+    _, labels = case()
     perfect = torch.where(labels.masks, 40.0, -40.0)
     assert mask_loss(perfect, labels) < 1e-6
     assert mask_loss(-perfect, labels) > 10
 
 
-def test_a_coarse_level_is_judged_by_the_part_that_a_class_fills(case) -> None:
-    _, labels = case
-    occupancy = functional.avg_pool3d(labels.masks.float(), 2).clamp(1e-6, 1 - 1e-6)
-    exact = [torch.logit(occupancy)]
-    shifted = [torch.logit(occupancy) + 0.5]
-    assert response_loss(exact, labels) < response_loss(shifted, labels)
+@pytest.mark.equation(11, 12, 13)
+@pytest.mark.parametrize("merged", [(), ((0, 0, 1),)])
+def test_each_level_of_the_response_is_judged_by_the_part_of_a_voxel_that_a_class_fills(merged) -> None:
+    _, labels = case()
+    labels = replace(labels, masks=labels.masks.repeat(1, 1, 1, 1, 2), merged=merged)  # 4 x 4 x 4
+    generator = torch.Generator().manual_seed(2)
+    responses = [torch.randn(2, 3, n, n, n, generator=generator) for n in (1, 2, 4)]
+    annotated = labels.annotated.clone()
+    levels = []
+    for response in responses:
+        size, stronger = response.shape[-1], response.double()
+        if merged:
+            annotated[0, 1] = False
+            stronger[0, 0] = torch.maximum(stronger[0, 0], stronger[0, 1])
+        s = 4 // size
+        target = torch.zeros(2, 3, size, size, size, dtype=torch.float64)
+        for x, y, z in torch.ones(size, size, size).nonzero().tolist():
+            cube = labels.masks[:, :, s * x : s * x + s, s * y : s * y + s, s * z : s * z + s]
+            target[:, :, x, y, z] = cube.double().flatten(2).mean(-1)
+        pairs = annotated.nonzero().tolist()
+        terms = [
+            plain_dice(stronger[i, k], target[i, k]) + 3 * plain_cross_entropy(stronger[i, k], target[i, k])
+            for i, k in pairs
+        ]
+        levels.append(sum(terms) / len(terms))
+    loss = response_loss(responses, labels, cross_entropy_weight=3.0)
+    assert loss.item() == pytest.approx(sum(levels) / len(levels), rel=1e-5)
 
 
-def test_presence_is_asked_of_annotated_classes_only(case) -> None:
-    _, labels = case
-    present = labels.masks.flatten(2).any(-1)
-    right = torch.where(present, 20.0, -20.0)
-    assert presence_loss(right, labels) < 1e-6
-    assert presence_loss(torch.where(labels.annotated, right, -right), labels) < 1e-6
+def test_presence_is_the_cross_entropy_of_whether_an_annotated_class_is_in_the_patch() -> None:
+    _, labels = case()
+    masks = labels.masks.clone()
+    masks[0, 1] = masks[1, 0] = False
+    presence = torch.tensor([[0.3, -0.7, 9.0], [1.2, 9.0, -0.4]])
+    present = {(0, 0): 1, (0, 1): 0, (1, 0): 0, (1, 2): 1}
+    terms = [-math.log(sigmoid(presence[at].item() * (1 if there else -1))) for at, there in present.items()]
+    loss = presence_loss(presence, replace(labels, masks=masks))
+    assert loss.item() == pytest.approx(sum(terms) / 4, rel=1e-6)
+
+
+def test_soft_dice_is_the_mean_over_annotated_classes_that_are_in_the_patch() -> None:
+    logits, labels = case()
+    masks = labels.masks.clone()
+    masks[0, 1] = False
+    scores = []
+    for at in [(0, 0), (1, 0), (1, 2)]:
+        probability, mask = logits[at].sigmoid(), masks[at].double()
+        scores.append((2 * (probability * mask).sum() / (probability.sum() + mask.sum())).item())
+    assert soft_dice(logits, replace(labels, masks=masks)) == pytest.approx(sum(scores) / 3, rel=1e-5)

@@ -1,7 +1,21 @@
+"""§ 4.2.2: Eq. 18 and 19 against plain float64 formulas, and the DQR decoder."""
+
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
 
-from dsmseg.model.query_refinement import QueryRefinementDecoder, RefinedQueries
+from dsmseg.model.anomaly_prompt import mask_prompt
+from dsmseg.model.query_refinement import (
+    FeatureFusion,
+    GuidedDiffusion,
+    QueryRefinementBlock,
+    QueryRefinementDecoder,
+    RefinedQueries,
+)
 
 CHANNELS = (32, 16, 16, 8)
 SIZES = (1, 2, 4, 8)
@@ -48,6 +62,126 @@ def test_a_case_does_not_depend_on_its_neighbors_in_the_batch(switches):
     alone = module([level[1:] for level in levels], organs[1:], [score[1:] for score in scores])
     torch.testing.assert_close(both.organs[1:], alone.organs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(both.tumors[1:], alone.tumors, rtol=1e-4, atol=1e-5)
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def along_axis(line: list[torch.Tensor], size: int) -> list[torch.Tensor]:
+    """Linear interpolation of a row of slices to ``size`` of them, by the position of voxel centers."""
+    result = []
+    for index in range(size):
+        place = min(max((index + 0.5) * len(line) / size - 0.5, 0.0), len(line) - 1.0)
+        low = math.floor(place)
+        high = min(low + 1, len(line) - 1)
+        result.append(line[low] * (1 - (place - low)) + line[high] * (place - low))
+    return result
+
+
+def trilinear(feature: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    for axis, length in enumerate(size, start=2):
+        feature = torch.stack(along_axis(list(feature.unbind(axis)), length), dim=axis)
+    return feature
+
+
+@pytest.mark.equation(18)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 999), sizes=st.tuples(*[st.tuples(st.integers(1, 3), st.integers(1, 5))] * 3))
+def test_fusion_is_the_convolution_of_the_sum_upsampled_and_added_to_the_backbones_map(seed, sizes):
+    torch.manual_seed(seed)
+    fusion = FeatureFusion(3, 2).double()
+    coarse, fine = zip(*sizes, strict=True)
+    enhanced, following = random(2, 3, *coarse, seed=seed), random(2, 2, *fine, seed=seed + 1)
+    feature, deeper = fusion(enhanced, following)
+    kernel = fusion.convolution.weight[:, :, 0, 0, 0]
+    convolved = torch.stack(
+        [sum(kernel[k, c] * enhanced[:, c] for c in range(3)) + fusion.convolution.bias[k] for k in range(2)], dim=1
+    )
+    torch.testing.assert_close(deeper, trilinear(convolved, fine))
+    torch.testing.assert_close(feature, following + trilinear(convolved, fine))
+
+
+def block(**switches: bool) -> QueryRefinementBlock:
+    torch.manual_seed(0)
+    made = QueryRefinementBlock(channels=4, width=6, heads=2, feed_forward_width=8, **switches).double()
+    torch.nn.init.normal_(made.context_norm.weight)
+    torch.nn.init.normal_(made.to_level[0].weight)
+    return made
+
+
+def plain_eq_19(layer: QueryRefinementBlock, tumors: torch.Tensor, context: torch.Tensor, mask: list[float]):
+    """Eq. 19 of one item: T + W Softmax(M + Q K^T / sqrt(d)) V with two heads of d = 2 channels."""
+    attention, (norm, to_level) = layer.cross_attention, layer.to_level
+    level = functional.layer_norm(tumors, (6,), norm.weight, norm.bias) @ to_level.weight.T + to_level.bias
+    query = level @ attention.query.weight.T + attention.query.bias
+    key, value = (context @ attention.key_value.weight.T + attention.key_value.bias).split(4, dim=1)
+    rows = []
+    for one in query:
+        heads = []
+        for part in (slice(0, 2), slice(2, 4)):
+            logits = [(one[part] @ k[part]).item() / math.sqrt(2) + m for k, m in zip(key, mask, strict=True)]
+            weights = [math.exp(logit) / sum(math.exp(other) for other in logits) for logit in logits]
+            heads.append(sum(w * v[part] for w, v in zip(weights, value, strict=True)))
+        rows.append(torch.cat(heads) @ attention.output.weight.T + attention.output.bias)
+    return tumors + torch.stack(rows) @ layer.from_level.weight.T + layer.from_level.bias
+
+
+@pytest.mark.equation(19)
+@pytest.mark.parametrize("switches", [{}, {"mask_prompt": False}])
+def test_tumor_queries_read_the_concatenated_maps_under_the_mask(switches):
+    layer = block(**switches)
+    tumors, score = random(2, 5, 6, seed=0), random(2, 2, 3, 1, seed=1)
+    feature, diffused = random(2, 4, 2, 3, 1, seed=2), random(2, 4, 2, 3, 1, seed=3)
+    context, mask = layer.context(feature, diffused, score)
+    read = layer.attend(tumors, context, mask)
+    for item in range(2):
+        joined = torch.cat([feature[item], diffused[item]]).flatten(1).T
+        plain = functional.layer_norm(joined, (8,), layer.context_norm.weight, layer.context_norm.bias)
+        anomaly = score[item].flatten()
+        scaled = (anomaly - anomaly.min()) / (anomaly.max() - anomaly.min())
+        opened = [0.0 if switches or value > 0.5 else -math.inf for value in scaled.tolist()]
+        if switches:
+            plain = torch.cat([plain, scaled[:, None]], dim=1)
+        torch.testing.assert_close(context[item], plain)
+        torch.testing.assert_close(read[item], plain_eq_19(layer, tumors[item], plain, opened))
+
+
+def test_a_block_lets_tumors_read_then_organs_and_tumors_exchange_and_passes_on_the_sum_of_the_maps():
+    layer = block()
+    organs, tumors, score = random(2, 3, 6, seed=0), random(2, 5, 6, seed=1), random(2, 2, 2, 2, seed=2)
+    feature, deeper = random(2, 4, 2, 2, 2, seed=3), random(2, 4, 2, 2, 2, seed=4)
+    refined, enhanced = layer(feature, deeper, score, RefinedQueries(organs, tumors))
+    diffused = layer.enhance(feature, deeper)
+    read = layer.attend(tumors, layer.context(feature, diffused, score)[0], mask_prompt(score)[:, None, None])
+    exchanged = layer.self_attention(torch.cat([organs, read], dim=1))
+    torch.testing.assert_close(enhanced, feature + diffused)
+    torch.testing.assert_close(torch.cat(refined, dim=1), exchanged)
+    assert refined.organs.shape == organs.shape
+
+
+def test_the_guidance_is_the_projected_deeper_map_at_unit_scale_of_each_case():
+    torch.manual_seed(0)
+    guided = GuidedDiffusion(4).double()
+    feature, deeper = random(2, 4, 2, 3, 2, seed=0), random(2, 4, 2, 3, 2, seed=1)
+    guidance = torch.einsum("kc,bcxyz->bkxyz", guided.project.weight[:, :, 0, 0, 0], deeper)
+    for item in range(2):
+        guidance[item] = (guidance[item] - guidance[item].mean()) / (guidance[item].var(unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(guided(feature, deeper), guided.diffuse(feature, guidance))
+
+
+@pytest.mark.equation(18)
+def test_each_level_is_fused_with_and_guided_by_the_one_before_and_the_first_guides_itself():
+    module = decoder()
+    levels, organs, scores = inputs()
+    refined = module(levels, organs, scores)
+    queries, feature, deeper = RefinedQueries(organs, module.tumor_queries.expand(2, -1, -1)), levels[0], levels[0]
+    for index in range(4):
+        queries, enhanced = module.blocks[index](feature, deeper, scores[index], queries)
+        if index < 3:
+            feature, deeper = module.fuse[index](enhanced, levels[index + 1])
+    for mine, expected in zip(refined, queries, strict=True):
+        torch.testing.assert_close(mine, functional.layer_norm(expected, (WIDTH,)))
 
 
 def last_level_gradient(module: QueryRefinementDecoder, scores: list[torch.Tensor]) -> torch.Tensor:

@@ -1,8 +1,11 @@
+"""§ 4.2.3: Eq. 20 against loops in float64, and what centering adds to it."""
+
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from dsmseg.model.text_alignment import TextAlignment
 
@@ -19,6 +22,7 @@ def identity(text: torch.Tensor, *, center: bool) -> TextAlignment:
     return alignment
 
 
+@pytest.mark.equation(20)
 @pytest.mark.parametrize("center", [True, False])
 def test_each_query_has_a_distribution_over_the_classes(center):
     alignment = TextAlignment(collinear_text(), 24, center=center)
@@ -27,19 +31,34 @@ def test_each_query_has_a_distribution_over_the_classes(center):
     torch.testing.assert_close(log_probability.exp().sum(-1), torch.ones(2, 7))
 
 
-def test_uncentered_probability_is_eq_20():
+def plain_eq_20(alignment: TextAlignment, query: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """The distribution over texts of one query, with tau = 0.01."""
+    projected = (alignment.projection.weight.double() @ query.double()).tolist()
+    exponentials = []
+    for text in texts.double().tolist():
+        dot = sum(k * q for k, q in zip(text, projected, strict=True))
+        norms = math.sqrt(sum(k * k for k in text)) * math.sqrt(sum(q * q for q in projected))
+        exponentials.append(math.exp(dot / norms / 0.01))
+    return torch.tensor([one / sum(exponentials) for one in exponentials])
+
+
+@pytest.mark.equation(20)
+@pytest.mark.parametrize("center", [True, False])
+def test_probability_is_eq_20(center):
     torch.manual_seed(0)
-    text = collinear_text().double()
-    alignment = TextAlignment(text, 24, center=False)
-    queries = torch.randn(1, 45, 24)
-    projected = queries[0].double() @ alignment.projection.weight.double().T
-    for query in range(45):
-        cosine = functional.cosine_similarity(text, projected[query][None])
-        expected = (torch.exp(cosine / 0.01) / torch.exp(cosine / 0.01).sum()).float()
-        torch.testing.assert_close(alignment(queries)[0, query].exp(), expected, rtol=2e-3, atol=1e-6)
+    text = collinear_text(classes=7)
+    alignment = TextAlignment(text, 24, center=center)
+    queries = torch.randn(2, 5, 24)
+    probability = alignment(queries).exp()
+    texts = text - text.mean(dim=0) if center else text
+    for item in range(2):
+        for query in range(5):
+            expected = plain_eq_20(alignment, queries[item, query], texts)
+            torch.testing.assert_close(probability[item, query], expected, rtol=2e-3, atol=1e-6)
 
 
-@settings(deadline=None)
+@pytest.mark.equation(20)
+@settings(max_examples=30)
 @given(scale=st.floats(1e-3, 1e3))
 def test_scale_of_queries_and_of_texts_does_not_matter(scale):
     torch.manual_seed(0)
@@ -48,6 +67,15 @@ def test_scale_of_queries_and_of_texts_does_not_matter(scale):
     expected = identity(text, center=True)(queries)
     torch.testing.assert_close(identity(text, center=True)(scale * queries), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(identity(scale * text, center=True)(queries), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.equation(20)
+def test_without_centering_each_text_may_have_a_scale_of_its_own():
+    torch.manual_seed(0)
+    text, queries = collinear_text(), torch.randn(1, 5, 32)
+    scaled = text * torch.logspace(-2, 2, len(text))[:, None]
+    expected = identity(text, center=False)(queries)
+    torch.testing.assert_close(identity(scaled, center=False)(queries), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_centering_lets_a_perfect_query_reach_certainty():

@@ -5,6 +5,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def masked_attention(
+    query: Float[Tensor, "batch head query head_width"],
+    key: Float[Tensor, "batch head key head_width"],
+    value: Float[Tensor, "batch head key head_width"],
+    mask: Float[Tensor, "batch 1 1 key"] | None = None,
+) -> Float[Tensor, "batch head query head_width"]:
+    """Give Softmax(M + Q K^T / sqrt(d)) V of Eq. 19, the softmax over keys; d is the width of a head.
+
+    ``mask`` is M, 0 or -inf for each key; a row of nothing but -inf is undefined, and ``mask_prompt`` makes none.
+    """
+    if mask is not None:
+        mask = mask.to(query.dtype)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with ``heads`` heads; an additive mask may be given."""
 
@@ -26,9 +41,7 @@ class MultiHeadAttention(nn.Module):
         """Gather from ``keys``; ``mask`` is added to the attention logits before the softmax."""
         query = self._split(self.query(queries))
         key, value = (self._split(part) for part in self.key_value(keys).chunk(2, dim=-1))
-        if mask is not None:
-            mask = mask.to(query.dtype)
-        gathered = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        gathered = masked_attention(query, key, value, mask)
         output: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return output
 

@@ -1,5 +1,6 @@
-"""The network as configuration: presets, and the switches of the ablation in Table 5."""
+"""The network as configuration: presets, and the rows of Table 5, the ablation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -16,7 +17,9 @@ class DSMConfig:
     query_width: C, the width of organ and tumor queries.
     text_width: the width of the text encoder's vectors.
     stage: 1 holds organ queries alone, 2 adds tumor queries and text alignment.
-    state_space, mask_prompt, diffusion: rows 2, 3 and 4 of Table 5 switch one of them off (kMM, AMVP, DQR).
+    state_space, mask_prompt, diffusion, text_alignment: the columns kMM, AMVP, DQR and CLIP of Table 5. What takes the
+        place of one that is off is told by the class that replaces it: ``MaskTransformerBlock``,
+        ``QueryRefinementBlock``, ``ProjectedFeature``, ``QueryClassification``.
     """
 
     backbone: Literal["conv_unet", "swin_unetr"]
@@ -34,6 +37,7 @@ class DSMConfig:
     state_space: bool = True
     mask_prompt: bool = True
     diffusion: bool = True
+    text_alignment: bool = True
 
 
 PRESETS: MappingProxyType[str, DSMConfig] = MappingProxyType(
@@ -50,3 +54,19 @@ PRESETS: MappingProxyType[str, DSMConfig] = MappingProxyType(
         ),
     }
 )
+
+TABLE_5: Mapping[int, Mapping[str, bool]] = MappingProxyType(
+    {
+        1: {"state_space": False, "mask_prompt": False, "diffusion": False, "text_alignment": False},
+        2: {"state_space": False},
+        3: {"mask_prompt": False},
+        4: {"diffusion": False},
+        5: {"text_alignment": False},
+        6: {},
+    }
+)
+"""The rows of Table 5 (§ 6.4) as switches: ``replace(PRESETS["paper"], **TABLE_5[3])`` is row 3, row 6 the full model.
+
+Row 1 replaces "all the four components by cross-attention layers": with the four switches off, both decoders attend by
+plain cross-attention, to the backbone's maps, their projection and the anomaly map, and nothing guides or masks it.
+"""

@@ -9,6 +9,8 @@ O -> kMM decoder (Eq. 9, 10) -> O^, R_1..R_4          Stage 1: masks = O^ F^_4
 T -> DQR decoder (Eq. 16-19) -> T^, O^                Stage 2: masks = [O^, T^] F^_4
                         |
          text alignment (Eq. 20) -> p
+
+The drawing with shapes, and what each row of Table 5 replaces: docs/model.md.
 """
 
 from functools import partial
@@ -23,6 +25,7 @@ from dsmseg.model.config import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
 from dsmseg.model.features import Backbone
 from dsmseg.model.kmax_mamba import KMaxMambaDecoder
+from dsmseg.model.query_classification import Proposals, QueryClassification, class_masks
 from dsmseg.model.query_refinement import QueryRefinementDecoder
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.model.text_alignment import TextAlignment
@@ -36,7 +39,10 @@ class DSMOutput(NamedTuple):
     responses: R_1..R_4 before argmax, ``(batch, organ, x_i, y_i, z_i)`` logits at strides 32, 16, 8, 4.
     anomaly: A_4 of Eq. 14, ``(batch, x_4, y_4, z_4)``, higher where no organ query answers.
     tumor_logits: ``(batch, tumor, x, y, z)``; None in Stage 1.
-    log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1.
+    log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1 and in
+        row 5 of Table 5.
+    proposals: in row 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and tumor
+        logits are then read from them by ``class_masks`` and pass no gradient. None otherwise.
     """
 
     organ_logits: Float[Tensor, "batch organ x y z"]
@@ -45,10 +51,11 @@ class DSMOutput(NamedTuple):
     anomaly: Float[Tensor, "batch x_4 y_4 z_4"]
     tumor_logits: Float[Tensor, "batch tumor x y z"] | None
     log_probability: Float[Tensor, "batch query text"] | None
+    proposals: Proposals | None = None
 
 
 class MaskHead(nn.Module):
-    """Fixed match of query k to class k: masks are the dot product of query and voxel embeddings (§ 4.1.1)."""
+    """Masks as the dot product of query and voxel embeddings; query k is of class k, "a fixed match" (§ 4.1.1)."""
 
     def __init__(self, *, width: int, embedding_channels: int) -> None:
         super().__init__()
@@ -62,7 +69,8 @@ class MaskHead(nn.Module):
     ) -> Float[Tensor, "batch query x y z"]:
         """Give mask logits. The last value of a query's kernel is its bias."""
         kernel = self.kernel(queries).to(embedding.dtype)
-        masks: Tensor = kernel[..., :-1] @ embedding.flatten(2) + kernel[..., -1:]
+        masks: Tensor = kernel[..., :-1] @ embedding.flatten(2)
+        masks += kernel[..., -1:]  # in place: at full resolution, a map of 45 masks takes 160 MB
         return masks.reshape(*masks.shape[:2], *embedding.shape[2:])
 
 
@@ -79,6 +87,7 @@ class DSM(nn.Module):
         tumor_decoder: QueryRefinementDecoder | None = None,
         tumor_head: MaskHead | None = None,
         text_alignment: TextAlignment | None = None,
+        query_classification: QueryClassification | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -88,18 +97,21 @@ class DSM(nn.Module):
         self.tumor_decoder = tumor_decoder
         self.tumor_head = tumor_head
         self.text_alignment = text_alignment
+        self.query_classification = query_classification
 
     def forward(self, image: Float[Tensor, "batch window x y z"]) -> DSMOutput:
         """Segment ``image``, one channel a HU window scaled to [0, 1]; each size a multiple of 32."""
         features = self.backbone(image)
         organ_queries, responses = self.organ_decoder(features.levels)
         anomalies = [anomaly_score(response.sigmoid()) for response in responses]
-        tumor_logits = log_probability = None
-        if self.tumor_decoder is not None and self.tumor_head is not None and self.text_alignment is not None:
+        tumor_logits = log_probability = class_logits = None
+        if self.tumor_decoder is not None and self.tumor_head is not None:
             organ_queries, tumor_queries = self.tumor_decoder(features.levels, organ_queries, anomalies)
             tumor_logits = self.tumor_head(tumor_queries, features.embedding)
-            log_probability = self.text_alignment(torch.cat([organ_queries, tumor_queries], dim=1))
-        return DSMOutput(
+            queries = torch.cat([organ_queries, tumor_queries], dim=1)
+            log_probability = self.text_alignment(queries) if self.text_alignment else None
+            class_logits = self.query_classification(queries) if self.query_classification else None
+        output = DSMOutput(
             organ_logits=self.organ_head(organ_queries, features.embedding),
             presence=self.presence_head(organ_queries).squeeze(-1),
             responses=responses,
@@ -107,15 +119,25 @@ class DSM(nn.Module):
             tumor_logits=tumor_logits,
             log_probability=log_probability,
         )
+        if tumor_logits is None or class_logits is None:
+            return output
+        return _read_classes(output, tumor_logits, class_logits)
+
+
+def _read_classes(
+    output: DSMOutput,
+    tumor_logits: Float[Tensor, "batch tumor x y z"],
+    class_logits: Float[Tensor, "batch query class_or_none"],
+) -> DSMOutput:
+    """Put the masks of classes in the place of those of queries, which become proposals (Table 5, row 5)."""
+    proposals = Proposals(torch.cat([output.organ_logits, tumor_logits], dim=1), class_logits)
+    masks, organs = class_masks(proposals), output.organ_logits.shape[1]
+    return output._replace(organ_logits=masks[:, :organs], tumor_logits=masks[:, organs:], proposals=proposals)
 
 
 def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] | None = None) -> DSM:
-    """Build the network of ``config``, untrained. Stage 2 needs the class prompts' ``text_embeddings``."""
-    backbone: ConvUNet | SwinUNETR
-    if config.backbone == "conv_unet":
-        backbone = ConvUNet(input_channels=config.input_channels, channels=config.channels)
-    else:
-        backbone = SwinUNETR(input_channels=config.input_channels, feature_size=config.feature_size)
+    """Build the network of ``config``, untrained. Text alignment needs the class prompts' ``text_embeddings``."""
+    backbone = _build_backbone(config)
     width, feed_forward_width = config.query_width, config.feed_forward_width
     organ_decoder = KMaxMambaDecoder(
         level_channels=backbone.level_channels,
@@ -135,8 +157,6 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
     )
     if config.stage == 1:
         return stage_1()
-    if text_embeddings is None:
-        raise ValueError("Stage 2 needs the class prompts' text embeddings")
     tumor_decoder = QueryRefinementDecoder(
         level_channels=backbone.level_channels,
         tumors=config.tumors,
@@ -146,8 +166,16 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         diffusion=config.diffusion,
         mask_prompt=config.mask_prompt,
     )
-    return stage_1(
-        tumor_decoder=tumor_decoder,
-        tumor_head=MaskHead(width=width, embedding_channels=backbone.embedding_channels),
-        text_alignment=TextAlignment(text_embeddings, query_width=width),
-    )
+    tumor_head = MaskHead(width=width, embedding_channels=backbone.embedding_channels)
+    stage_2 = partial(stage_1, tumor_decoder=tumor_decoder, tumor_head=tumor_head)
+    if not config.text_alignment:
+        return stage_2(query_classification=QueryClassification(width=width, classes=config.organs + config.tumors))
+    if text_embeddings is None:
+        raise ValueError("Stage 2 needs the class prompts' text embeddings")
+    return stage_2(text_alignment=TextAlignment(text_embeddings, query_width=width))
+
+
+def _build_backbone(config: DSMConfig) -> ConvUNet | SwinUNETR:
+    if config.backbone == "conv_unet":
+        return ConvUNet(input_channels=config.input_channels, channels=config.channels)
+    return SwinUNETR(input_channels=config.input_channels, feature_size=config.feature_size)

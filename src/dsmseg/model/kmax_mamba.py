@@ -4,8 +4,9 @@ Queries are cluster centers. Each voxel belongs to the query that answers it mos
 layer runs along the voxels before that choice, so that an assignment knows what came before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,25 +17,60 @@ from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
 from dsmseg.model.state_space import SelectiveStateSpace
 
 
-def cluster_centers(
-    response: Float[Tensor, "batch query voxel"], feature: Float[Tensor, "batch voxel channel"]
-) -> Float[Tensor, "batch query channel"]:
-    """Assign each voxel to the query that answers it most (argmax of Eq. 9) and gather its features (Eq. 10).
+class Clusters(NamedTuple):
+    """Which voxels belong to each query.
 
-    The assignment is one-hot over queries; its gradient is the softmax's (straight through). The printed sum grows
-    with the number of voxels, and with it the update of a query, so it is divided by the cluster's size, as in
-    k-means. Size means voxels or soft voxels, whichever is more: a query with many soft and few hard voxels would
-    otherwise get the gradient of all of them, undivided. An empty cluster gives zero.
+    assignment: R_i of Eq. 9, one-hot over queries; its gradient is the softmax's.
+    size: by how many voxels a query's sum is divided, at least 1; passes no gradient.
+    """
+
+    assignment: Float[Tensor, "batch query voxel"]
+    size: Float[Tensor, "batch query"]
+
+
+def query_argmax(response: Float[Tensor, "batch query voxel"]) -> Clusters:
+    """Assign each voxel to the query that answers it most: the argmax over N_o of Eq. 8 and Eq. 9.
+
+    An argmax has no gradient, so the softmax's is passed straight through. Size means voxels or soft voxels, whichever
+    is more: a query with many soft and few hard voxels would otherwise get the gradient of all of them, undivided.
     """
     soft = response.softmax(dim=1)
     hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
     size = torch.maximum(hard.sum(-1), soft.sum(-1)).detach().clamp(min=1.0)
-    assignment = hard + soft - soft.detach()
-    return assignment @ feature / size.unsqueeze(-1)
+    return Clusters(hard + soft - soft.detach(), size)
+
+
+def cluster_centers(
+    clusters: Clusters, feature: Float[Tensor, "batch voxel channel"]
+) -> Float[Tensor, "batch query channel"]:
+    """Gather the features of each query's voxels: R_i F_i of Eq. 10.
+
+    The printed sum grows with the number of voxels, and with it the update of a query, so it is divided by the
+    cluster's size, as in k-means. An empty cluster gives zero.
+    """
+    return clusters.assignment @ feature / clusters.size.unsqueeze(-1)
+
+
+def k_means_cross_attention(
+    queries: Float[Tensor, "batch query width"],
+    response: Float[Tensor, "batch query voxel"],
+    feature: Float[Tensor, "batch voxel channel"],
+    value: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "batch query width"]:
+    """Update the queries by their clusters: O^ = O + argmax_{N_o}(Q_O K_F^T) V_F (Eq. 8).
+
+    Args:
+        queries: O.
+        response: Q_O K_F^T; in a kMM block, what the state space layer makes of it (Eq. 9).
+        feature: F.
+        value: the linear map of F to V_F, "a projection layer to obtain O^". A mean and a linear map commute, so it
+            is applied to the few centers, not to every voxel.
+    """
+    return queries + value(cluster_centers(query_argmax(response), feature))
 
 
 class QueryBlock(nn.Module):
-    """What every block of the decoder starts with: how strongly each query answers to each voxel, O_i F_i^T."""
+    """What every block of the decoder starts with: how strongly each query answers to each voxel, Q_O K_F^T (Eq. 8)."""
 
     def __init__(self, *, width: int, level_channels: int, queries: int) -> None:
         super().__init__()
@@ -47,13 +83,13 @@ class QueryBlock(nn.Module):
     def affinity(
         self, queries: Float[Tensor, "batch query width"], feature: Float[Tensor, "batch voxel channel"]
     ) -> Float[Tensor, "batch query voxel"]:
-        """Give the scaled dot products of normalized queries and features, plus a bias for each query."""
+        """Give O_i F_i^T: the scaled dot products of normalized queries and features, plus a bias for each query."""
         affinity: Tensor = self.scale * self.query_projection(queries) @ feature.transpose(1, 2)
         return affinity + self.bias[:, None]
 
 
 class KMaxMambaBlock(QueryBlock):
-    """One kMM block: Eq. 9, Eq. 10, then self-attention and a feed-forward layer."""
+    """One kMM block (Figure 1): k-means cross-attention over the SSM's response, self-attention, feed-forward."""
 
     def __init__(
         self, *, width: int, level_channels: int, queries: int, heads: int, feed_forward_width: int, state: int
@@ -68,12 +104,22 @@ class KMaxMambaBlock(QueryBlock):
     ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch query x y z"]]:
         """Give the updated queries and the soft response R_i before argmax, as logits per organ and voxel."""
         feature = self.feature_norm(level.flatten(2).transpose(1, 2))
+        response = self.response(queries, feature)
+        queries = k_means_cross_attention(queries, response, feature.to(response.dtype), self.center_projection)
+        return self.self_attention(queries), response.reshape(*response.shape[:2], *level.shape[2:])
+
+    def response(
+        self, queries: Float[Tensor, "batch query width"], feature: Float[Tensor, "batch voxel channel"]
+    ) -> Float[Tensor, "batch query voxel"]:
+        """Give what stands inside the argmax of Eq. 9: SSM(SiLU(O_i F_i^T)), beside O_i F_i^T itself.
+
+        The state space layer runs along the voxels, with the queries as its channels. The residual keeps each voxel's
+        own answer, whatever the layer remembers.
+        """
         affinity = self.affinity(self.query_norm(queries), feature)
         remembered = self.state_space(functional.silu(affinity).transpose(1, 2)).transpose(1, 2)
-        response = affinity + remembered
-        centers = cluster_centers(response, feature.to(response.dtype))
-        queries = queries + self.center_projection(centers)
-        return self.self_attention(queries), response.reshape(*response.shape[:2], *level.shape[2:])
+        response: Tensor = affinity + remembered
+        return response
 
 
 class MaskTransformerBlock(QueryBlock):

@@ -30,6 +30,31 @@ class PartialLabels:
     merged: tuple[tuple[int, int, int], ...] = ()
 
 
+def dice_loss(
+    logits: Float[Tensor, "batch class x y z"], target: Float[Tensor, "batch class x y z"]
+) -> Float[Tensor, "batch class"]:
+    """Dice loss of each class, 1 - 2 sum(Y Y^) / sum(Y + Y^) (Eq. 11), with Y^ the sigmoid of ``logits``.
+
+    Eq. 11 as printed divides voxel by voxel, which is undefined on background; this is soft Dice over the volume.
+    ``target`` is Y, or at a coarse level the part of each voxel that the class fills.
+    """
+    probability, space = logits.sigmoid(), (2, 3, 4)
+    overlap = 2.0 * (probability * target).sum(space) + SMOOTHING
+    extent = probability.sum(space) + target.sum(space) + SMOOTHING
+    return 1.0 - overlap / extent
+
+
+def cross_entropy_loss(
+    logits: Float[Tensor, "batch class x y z"], target: Float[Tensor, "batch class x y z"]
+) -> Float[Tensor, "batch class"]:
+    """Cross-entropy of each class, -(Y log Y^ + (1 - Y) log(1 - Y^)) (Eq. 12), with Y^ the sigmoid of ``logits``.
+
+    Eq. 12 as printed sums over voxels, which drowns Eq. 11; this is the mean over voxels. In Stage 2 ``target`` is
+    diag(p) Y (§ 4.2.4).
+    """
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3, 4))
+
+
 def mask_loss(
     logits: Float[Tensor, "batch class x y z"],
     labels: PartialLabels,
@@ -37,14 +62,12 @@ def mask_loss(
     *,
     cross_entropy_weight: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Eq. 13: Dice (Eq. 11) plus BCE (Eq. 12), mean over the annotated classes of the batch.
+    """L = L_Dice + L_BCE of Eq. 13: Dice (Eq. 11) plus cross-entropy, mean over the annotated classes of the batch.
 
-    Eq. 11 as printed divides voxel by voxel, which is undefined on background; this is soft Dice over the volume.
-    Eq. 12 as printed sums over voxels, which drowns Eq. 11; this is the mean over voxels, times
-    ``cross_entropy_weight``. A class that fills a thousandth of a patch needs a weight well above 1, or it is given
-    up early: where its soft mask is near zero, Dice has no gradient. A merged pair is judged as one class: max(left,
-    right) against the union. In Stage 2 ``certainty`` is p of Eq. 20, and the target of the BCE is diag(p) Y
-    (§ 4.2.4).
+    The sum over K classes is a mean, and the cross-entropy counts ``cross_entropy_weight`` times. A class that fills a
+    thousandth of a patch needs a weight well above 1, or it is given up early: where its soft mask is near zero, Dice
+    has no gradient. A merged pair is judged as one class: max(left, right) against the union. In Stage 2
+    ``certainty`` is p of Eq. 20, and the target of the cross-entropy is diag(p) Y (§ 4.2.4).
     """
     logits, annotated = _merge_pairs(logits, labels)
     if certainty is None:
@@ -72,8 +95,10 @@ def response_loss(
         stride = occupancy.shape[-1] // response.shape[-1]
         occupancy = functional.avg_pool3d(occupancy, stride)
         merged_response, annotated = _merge_pairs(response, labels)
-        dice, cross_entropy = _soft_terms(merged_response.float(), occupancy)
-        terms = torch.where(annotated, dice + cross_entropy_weight * cross_entropy, 0.0)
+        # What is not annotated is left out before the terms, not only after: 0 times its overflow would be no number.
+        known = merged_response.float().masked_fill(~annotated[:, :, None, None, None], 0.0)
+        terms = dice_loss(known, occupancy) + cross_entropy_weight * cross_entropy_loss(known, occupancy)
+        terms = torch.where(annotated, terms, 0.0)
         total = total + terms.sum() / annotated.sum().clamp(min=1)
     return total / len(responses)
 
@@ -82,7 +107,8 @@ def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels)
     """BCE on whether each annotated class is in the patch at all (§ 4.1.2, "category information")."""
     target = labels.masks.flatten(2).any(-1).to(presence.dtype)
     presence, annotated = _merge_pairs(presence, labels)
-    terms = functional.binary_cross_entropy_with_logits(presence, target, reduction="none")
+    known = presence.masked_fill(~annotated, 0.0)
+    terms = functional.binary_cross_entropy_with_logits(known, target, reduction="none")
     return torch.where(annotated, terms, 0.0).sum() / annotated.sum().clamp(min=1)
 
 
@@ -100,7 +126,7 @@ def soft_dice(logits: Float[Tensor, "batch class x y z"], labels: PartialLabels)
 
 
 class MaskLossTerms(torch.autograd.Function):
-    """Soft Dice loss and mean BCE of each annotated class, with their analytic gradient.
+    """``dice_loss`` and ``cross_entropy_loss`` of each annotated class, with their analytic gradient: the fast twin.
 
     Works class by class, so that what a class needs stays in the processor's cache; autograd over the whole tensor
     costs as much as a small network.
@@ -148,11 +174,3 @@ def _merge_pairs(logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]
         logits[item, left] = torch.maximum(logits[item, left].clone(), logits[item, right].clone())
         annotated[item, right] = False
     return logits, annotated
-
-
-def _soft_terms(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    probability, space = logits.sigmoid(), (2, 3, 4)
-    overlap = 2.0 * (probability * target).sum(space) + SMOOTHING
-    extent = probability.sum(space) + target.sum(space) + SMOOTHING
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(space)
-    return 1.0 - overlap / extent, cross_entropy

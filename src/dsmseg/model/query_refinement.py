@@ -103,34 +103,73 @@ class QueryRefinementBlock(nn.Module):
             score: anomaly score A_i of Eq. 14.
             queries: the queries so far.
         """
-        enhanced = self.enhance(feature, deeper)
-        context, mask = self._context(feature, enhanced, score)
-        read = self.cross_attention(self.to_level(queries.tumors), context, mask)
-        tumors = queries.tumors + self.from_level(read)
+        diffused = self.enhance(feature, deeper)
+        tumors = self.attend(queries.tumors, *self.context(feature, diffused, score))
         tokens = self.self_attention(torch.cat([queries.organs, tumors], dim=1))
         organs, tumors = tokens.split([queries.organs.shape[1], tumors.shape[1]], dim=1)
-        return RefinedQueries(organs, tumors), feature + enhanced
+        return RefinedQueries(organs, tumors), feature + diffused
 
-    def _context(
+    def attend(
+        self,
+        tumors: Float[Tensor, "batch tumor width"],
+        context: Float[Tensor, "batch voxel context"],
+        mask: Float[Tensor, "batch 1 1 voxel"] | None,
+    ) -> Float[Tensor, "batch tumor width"]:
+        """Update the tumor queries: T^_i = T_i + Softmax(M_i + Q_i K_i^T) V_i (Eq. 19).
+
+        As printed, A_i stands in M_i's place; the text, "mask prompts", means the mask.
+        """
+        read: Tensor = self.from_level(self.cross_attention(self.to_level(tumors), context, mask))
+        return tumors + read
+
+    def context(
         self,
         feature: Float[Tensor, "batch channel x y z"],
-        enhanced: Float[Tensor, "batch channel x y z"],
+        diffused: Float[Tensor, "batch channel x y z"],
         score: Float[Tensor, "batch x y z"],
     ) -> tuple[Float[Tensor, "batch voxel context"], Float[Tensor, "batch 1 1 voxel"] | None]:
-        context = self.context_norm(torch.cat([feature, enhanced], dim=1).flatten(2).transpose(1, 2))
+        """Give what Eq. 19 makes keys and values of, the normalized [F_i, F^_i], and the mask M_i (Eq. 15).
+
+        Without the mask prompt (Table 5, row 3), the scaled anomaly map is one more channel of [F_i, F^_i], and the
+        attention is plain.
+        """
+        context = self.context_norm(torch.cat([feature, diffused], dim=1).flatten(2).transpose(1, 2))
         if self.mask_prompt:
             return context, mask_prompt(score)[:, None, None]
         anomaly = min_max(score).flatten(1).unsqueeze(-1)
         return torch.cat([context, anomaly.to(context.dtype)], dim=-1), None
 
 
+class FeatureFusion(nn.Module):
+    """What the next level gets of a level: F_{i+1} = Conv(F_i + F^_i) (Eq. 18).
+
+    The text has the map "convolved to upsample", yet a backbone with skip connections has an F_{i+1} of its own: the
+    convolved map is upsampled trilinearly and added to it, so that nothing is lost. The convolution is 1 x 1 x 1, since
+    Eq. 17 mixes the neighborhood already.
+    """
+
+    def __init__(self, channels: int, following: int) -> None:
+        """Build between levels of ``channels`` and ``following`` channels."""
+        super().__init__()
+        self.convolution = nn.Conv3d(channels, following, kernel_size=1)
+
+    def forward(
+        self,
+        enhanced: Float[Tensor, "batch channel x y z"],
+        following: Float[Tensor, "batch following x_2 y_2 z_2"],
+    ) -> tuple[Float[Tensor, "batch following x_2 y_2 z_2"], Float[Tensor, "batch following x_2 y_2 z_2"]]:
+        """Return F_{i+1}, and the part of it that ``enhanced``, F_i + F^_i, brings to the backbone's ``following``."""
+        deeper = functional.interpolate(
+            self.convolution(enhanced), size=following.shape[2:], mode="trilinear", align_corners=False
+        )
+        return following + deeper, deeper
+
+
 class QueryRefinementDecoder(nn.Module):
     """The DQR decoder: learned tumor queries, refined at strides 32, 16, 8 and 4 beside the organ queries.
 
-    Reading of Eq. 18: Conv(F_i + F^_i), a 1 x 1 x 1 convolution since Eq. 17 mixes the neighborhood already, is
-    upsampled trilinearly and added to the backbone's F_{i+1}, so that nothing of that map is lost. The same upsampled
-    map guides the diffusion of level i + 1. The first level has no deeper one and guides itself; after the last level,
-    no map is left to fuse with.
+    What Eq. 18 brings from level i also guides the diffusion of level i + 1. The first level has no deeper one and
+    guides itself; after the last level, no map is left to fuse with.
     """
 
     def __init__(
@@ -173,7 +212,7 @@ class QueryRefinementDecoder(nn.Module):
             for channels in level_channels
         )
         self.fuse = nn.ModuleList(
-            nn.Conv3d(channels, following, kernel_size=1) for channels, following in pairwise(level_channels)
+            FeatureFusion(channels, following) for channels, following in pairwise(level_channels)
         )
         self.norm = nn.LayerNorm(width)
 
@@ -195,9 +234,5 @@ class QueryRefinementDecoder(nn.Module):
         for index, (block, score) in enumerate(zip(self.blocks, scores, strict=True)):
             queries, enhanced = block(feature, deeper, score, queries)
             if index < len(self.fuse):
-                following = levels[index + 1]
-                deeper = functional.interpolate(
-                    self.fuse[index](enhanced), size=following.shape[2:], mode="trilinear", align_corners=False
-                )
-                feature = following + deeper
+                feature, deeper = self.fuse[index](enhanced, levels[index + 1])
         return RefinedQueries(self.norm(queries.organs), self.norm(queries.tumors))
