@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from dsmseg import cli
+from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.report.demo import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -20,6 +22,7 @@ def folder(tmp_path_factory) -> Path:
     """Give a folder as the README's first commands leave it."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copy(shipped("CTChest4.nrrd"), folder / "scan.nrrd")
+    torch.save(SwinUNETR(input_channels=1, feature_size=12).state_dict(), folder / "swin_unetr.pt")
     (folder / "cases").mkdir()
     shutil.copy(folder / "scan.nrrd", folder / "cases")
     return folder

@@ -1,4 +1,7 @@
-"""The command line: verbs only. Each imports its room when it runs, so that help answers at once."""
+"""The command line: verbs only; those of `dsmseg weights` have a file of their own.
+
+Each verb imports its room when it runs, so that help answers at once.
+"""
 
 import io
 import json
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dsmseg import console
+from dsmseg import cli_weights, console
+from dsmseg.cli_options import STYLE, AsJson
 from dsmseg.errors import DsmsegError
 
 if TYPE_CHECKING:
@@ -23,17 +27,11 @@ DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
 
 _NOTHING_HALF = "What was finished is complete; of the rest nothing was written."
 
-# Plain help: the boxes of rich would double the time that help takes.
-_STYLE: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
-
-app = typer.Typer(help="Organs and tumors in CT, by the DSM network. Research software, no medical device.", **_STYLE)
-weights_app = typer.Typer(help="The weights that come with the package, or a file of your own.", **_STYLE)
-app.add_typer(weights_app, name="weights")
+app = typer.Typer(help="Organs and tumors in CT, by the DSM network. Research software, no medical device.", **STYLE)
+app.add_typer(cli_weights.app, name="weights")
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes a GPU if it can.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Weights = Annotated[str, typer.Option(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]
-WhichWeights = Annotated[str, typer.Argument(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]
 
 
 @app.command()
@@ -158,43 +156,6 @@ def demo(
         sys.stdout.write(f"{one.name}: Dice {one.dice:.3f} with the reference\n")
     sys.stdout.write(f"{result.seconds:.1f} s from the scan to the picture\n")
     sys.stdout.write(f"Look at {result.picture}; everything else is in {result.case}\n")
-
-
-@weights_app.command("list")
-def list_weights(as_json: AsJson = False) -> None:
-    """List the weights that come with the package."""
-    from dsmseg import checkpoint
-
-    cards = [checkpoint.load(name).card for name in checkpoint.packaged()]
-    if as_json:
-        console.document([card.model_dump(mode="json") for card in cards])
-        return
-    rows = [
-        (card.name, card.version, card.preset, str(card.stage), str(len(card.organs)), str(len(card.tumors)))
-        for card in cards
-    ]
-    console.table(("name", "version", "preset", "stage", "organs", "tumors"), rows)
-
-
-@weights_app.command("show")
-def show_weights(weights: WhichWeights, as_json: AsJson = False) -> None:
-    """Show a model card: classes, training data, license, figures."""
-    from dsmseg import checkpoint
-
-    card = checkpoint.load(weights).card.model_dump(mode="json")
-    console.document(card) if as_json else console.facts(card)
-
-
-@weights_app.command("verify")
-def verify_weights(weights: WhichWeights, as_json: AsJson = False) -> None:
-    """Check weights: card, checksum, and each tensor against the network."""
-    from dsmseg import checkpoint
-
-    card = checkpoint.verify(weights)
-    if as_json:
-        console.document({"name": card.name, "version": card.version, "sha256": card.sha256, "sound": True})
-    else:
-        sys.stdout.write(f"{card.name} {card.version} is sound: sha256 {card.sha256}\n")
 
 
 def _row(result: "CaseResult") -> dict[str, Any]:

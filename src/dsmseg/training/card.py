@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from dsmseg.checkpoint import Card, TrainingData
+from dsmseg.checkpoint import Card, TrainingData, read_backbone_card
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.taxonomy import by_id
 from dsmseg.training.recipe import Recipe, explain
@@ -13,6 +13,7 @@ def describe(recipe: Recipe, steps: int) -> Card:
 
     Raises:
         InputError: what the recipe says does not fit on a card.
+        WeightsError: the backbone to start from is missing or damaged.
     """
     try:
         return _card(recipe, steps)
@@ -32,9 +33,19 @@ def _card(recipe: Recipe, steps: int) -> Card:
         spacing_mm=(recipe.patch.spacing,) * 3,
         hu_windows=recipe.hu_windows,
         window=recipe.patch.size,
-        training_data=tuple(
-            TrainingData(name=body.name, licence=body.licence, source=body.source) for body in recipe.bodies
+        training_data=(
+            *(TrainingData(name=body.name, licence=body.licence, source=body.source) for body in recipe.bodies),
+            *_pretraining(recipe),
         ),
         licence=recipe.licence,
         figures={"steps": steps},
     )
+
+
+def _pretraining(recipe: Recipe) -> tuple[TrainingData, ...]:
+    """What the backbone was trained on is known by its checkpoint alone; its licence binds these weights too."""
+    if recipe.backbone is None:
+        return ()
+    card = read_backbone_card(recipe.backbone)
+    source = f"imported checkpoint ({card.holds}), sha256 {card.source_sha256}"
+    return (TrainingData(name=f"backbone {card.source}", licence=card.licence, source=source),)

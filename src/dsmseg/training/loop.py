@@ -39,7 +39,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
 
     Raises:
         InputError: the folder holds another run or another recipe's, or a body cannot be read.
-        WeightsError: the folder's state is damaged.
+        WeightsError: the folder's state is damaged, or the backbone to start from is, or does not fit the preset.
     """
     state_file = directory / "state.safetensors"
     goes_on = state_file.exists()
@@ -51,6 +51,8 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     batches = _batches(recipe)
     torch.manual_seed(recipe.seed)
     network = build(replace(PRESETS[recipe.preset], stage=1))
+    if recipe.backbone is not None:
+        checkpoint.fill_backbone(network.backbone, recipe.backbone)
     network = convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimization.weight_decay, fused=True)
     average = Average(network, recipe.optimization.average)

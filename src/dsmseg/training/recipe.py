@@ -66,7 +66,8 @@ class Recipe(_Section):
 
     batch: patches a step from real CT and from synthetic intensities. reuse: how often a drawn patch is used.
     cross_entropy_weight: of Eq. 12 beside Eq. 11. response_weight, presence_weight: of the two losses beside Eq. 13.
-    data: folder that the bodies' paths start from.
+    data: folder that the bodies' paths start from. backbone: weights that `dsmseg weights import` has written, to start
+    from; without them the backbone starts at random.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Recipe(_Section):
     optimization: Optimization = Optimization()
     licence: str
     data: Path
+    backbone: Path | None = None
     bodies: Annotated[tuple[BodySource, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from dsmseg import checkpoint
-from dsmseg.checkpoint import Card
+from dsmseg.checkpoint import Card, segmenter, storage
 from dsmseg.errors import WeightsError
 from dsmseg.model import PRESETS, build
 
@@ -39,7 +39,7 @@ def a_card(**changes) -> Card:
 
 @pytest.fixture
 def tiny_preset(monkeypatch):
-    monkeypatch.setattr(checkpoint, "PRESETS", {**PRESETS, "starter": TINY})
+    monkeypatch.setattr(segmenter, "PRESETS", {**PRESETS, "starter": TINY})
     torch.manual_seed(0)
     return TINY
 
@@ -170,7 +170,7 @@ def test_a_tensor_of_another_shape_is_named(saved):
 
 
 def test_weights_of_another_preset_are_refused(saved, tiny_preset, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PRESETS", {"starter": replace(tiny_preset, query_width=64)})
+    monkeypatch.setattr(segmenter, "PRESETS", {"starter": replace(tiny_preset, query_width=64)})
     with pytest.raises(WeightsError, match="preset starter, stage 1"):
         checkpoint.verify(saved)
 
@@ -235,14 +235,14 @@ def test_values_beyond_fp16_are_not_stored(tmp_path):
 
 
 def test_an_unknown_name_lists_what_there_is(monkeypatch, saved):
-    monkeypatch.setattr(checkpoint, "_FOLDER", saved.parent)
+    monkeypatch.setattr(storage, "_FOLDER", saved.parent)
     assert checkpoint.packaged() == ["tiny"]
     with pytest.raises(WeightsError, match=r"'large'.*There are: tiny"):
         checkpoint.load("large")
 
 
 def test_packaged_weights_are_found_by_name(monkeypatch, saved):
-    monkeypatch.setattr(checkpoint, "_FOLDER", saved.parent)
+    monkeypatch.setattr(storage, "_FOLDER", saved.parent)
     assert checkpoint.load("tiny").path == saved
 
 
@@ -250,7 +250,7 @@ def test_packaged_weights_are_found_by_name(monkeypatch, saved):
 def test_what_lies_in_the_working_directory_does_not_change_what_a_packaged_name_means(
     monkeypatch, saved, tmp_path, make
 ):
-    monkeypatch.setattr(checkpoint, "_FOLDER", saved.parent)
+    monkeypatch.setattr(storage, "_FOLDER", saved.parent)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     make(Path("tiny"))

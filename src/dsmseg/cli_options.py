@@ -1,0 +1,10 @@
+"""What the verbs of the command line share: how help looks, and options that mean the same everywhere."""
+
+from typing import Annotated, Any
+
+import typer
+
+# Plain help: the boxes of rich would double the time that help takes.
+STYLE: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
