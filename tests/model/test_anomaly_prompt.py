@@ -100,3 +100,10 @@ def test_no_case_is_masked_everywhere(seed, voxels):
 
 def test_half_precision_scores_are_scaled_in_single_precision():
     assert min_max(torch.randn(1, 3, 3, 3).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("span", "scaled"), [(1e-5, True), (1e-7, False)])
+def test_a_range_within_float32_s_rounding_marks_nothing_and_a_wider_one_is_scaled(span, scaled):
+    score = torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64).mul(span).sub(0.5).view(1, 3, 1, 1)
+    expected = [0.0, 0.2, 1.0] if scaled else [0.0] * 3
+    assert min_max(score).flatten().tolist() == pytest.approx(expected, abs=1e-6)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dsmseg.model import PRESETS, DSMConfig, build
+from dsmseg.model import PRESETS, TABLE_5, DSMConfig, build
 from dsmseg.model.dsm import MaskHead
 
 SMALL = replace(
@@ -103,3 +103,44 @@ def test_a_seed_decides_the_network() -> None:
     image = torch.rand(1, 2, 32, 32, 64)
     first, second = (network_of(SMALL).eval()(image).organ_logits for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_most_voxels_start_outside_every_mask():
+    torch.manual_seed(0)
+    head = MaskHead(width=64, embedding_channels=16)
+    assert head.kernel[-1].bias[-1].item() == -2.0
+    masks = head(torch.randn(1, 5, 64), torch.zeros(1, 16, 2, 2, 2))
+    assert bool((masks < -1).all())
+
+
+@pytest.mark.equation(14)
+def test_the_dqr_decoder_gets_every_level_the_organ_queries_of_stage_1_and_every_level_s_anomaly_score():
+    torch.manual_seed(0)
+    network, seen = build(SMALL, torch.randn(45, 12)).eval(), {}
+
+    def remember(name: str) -> Callable[..., None]:
+        return lambda _, given, result: seen.update({name: (given, result)})
+
+    for name in ("backbone", "organ_decoder", "tumor_decoder"):
+        getattr(network, name).register_forward_hook(remember(name))
+    with torch.no_grad():
+        network(torch.rand(2, 2, 32, 64, 32))
+    levels, (queries, responses) = seen["backbone"][1].levels, seen["organ_decoder"][1]
+    given_levels, given_queries, scores = seen["tumor_decoder"][0]
+    assert all(map(torch.equal, given_levels, levels))
+    assert all(map(torch.equal, seen["organ_decoder"][0][0], levels))
+    assert torch.equal(given_queries, queries)
+    assert len(scores) == 4
+    for score, response in zip(scores, responses, strict=True):
+        torch.testing.assert_close(score, -response.sigmoid().amax(dim=1))
+
+
+def test_in_row_5_a_query_keeps_its_own_mask_organs_before_tumors():
+    torch.manual_seed(0)
+    network, seen = build(replace(SMALL, **TABLE_5[5])).eval(), {}
+    for name in ("organ_head", "tumor_head", "query_classification"):
+        getattr(network, name).register_forward_hook(lambda _, _given, result, at=name: seen.update({at: result}))
+    with torch.no_grad():
+        proposals = network(torch.rand(1, 2, 32, 32, 64)).proposals
+    assert torch.equal(proposals.mask_logits, torch.cat([seen["organ_head"], seen["tumor_head"]], dim=1))
+    assert torch.equal(proposals.class_logits, seen["query_classification"])

@@ -184,3 +184,13 @@ def test_half_precision_is_computed_in_single_precision():
     whole = Proposals(*(part.float() for part in half))
     assert hungarian_loss(half, labels).dtype == torch.float32
     torch.testing.assert_close(hungarian_loss(half, labels), hungarian_loss(whole, labels), rtol=0, atol=0)
+
+
+def test_an_unmatched_query_counts_a_tenth_of_a_matched_one():
+    mask_logits = torch.tensor([5.0, -5.0], dtype=torch.float64).view(1, 2, 1, 1, 1)
+    class_logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0]]], dtype=torch.float64)
+    labels = PartialLabels(torch.ones(1, 1, 1, 1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
+    inside = 1 / (1 + math.exp(-5))
+    mask = 1 - (2 * inside + 1) / (inside + 2) - math.log(inside)
+    classes = (math.log1p(math.exp(-2)) + 0.1 * math.log1p(math.exp(1))) / 1.1
+    assert hungarian_loss(Proposals(mask_logits, class_logits), labels).item() == pytest.approx(mask + classes)

@@ -275,3 +275,8 @@ def test_soft_dice_is_the_mean_over_annotated_classes_that_are_in_the_patch() ->
         probability, mask = logits[at].sigmoid(), masks[at].double()
         scores.append((2 * (probability * mask).sum() / (probability.sum() + mask.sum())).item())
     assert soft_dice(logits, replace(labels, masks=masks)) == pytest.approx(sum(scores) / 3, rel=1e-5)
+
+
+def test_dice_is_smoothed_by_one_voxel() -> None:
+    # Two voxels at 1/2 and an empty target: 1 - (0 + 1) / (1 + 0 + 1).
+    assert dice_loss(torch.zeros(1, 1, 2, 1, 1), torch.zeros(1, 1, 2, 1, 1)).item() == 0.5

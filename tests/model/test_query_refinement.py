@@ -12,6 +12,7 @@ from dsmseg.model.anomaly_prompt import mask_prompt
 from dsmseg.model.query_refinement import (
     FeatureFusion,
     GuidedDiffusion,
+    ProjectedFeature,
     QueryRefinementBlock,
     QueryRefinementDecoder,
     RefinedQueries,
@@ -242,3 +243,16 @@ def test_organs_learn_of_the_image_through_the_tumor_queries():
 def test_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="heads"):
         QueryRefinementDecoder(level_channels=(12, 8, 8, 8), width=WIDTH, feed_forward_width=16)
+
+
+@pytest.mark.parametrize("kind", [GuidedDiffusion, ProjectedFeature])
+def test_row_4_projects_the_feature_itself_and_what_guides_row_6_does_not_enter_it(kind):
+    torch.manual_seed(0)
+    module = kind(3).double()
+    feature, deeper, other = (random(1, 3, 2, 3, 2, seed=seed) for seed in range(3))
+    guided = not torch.equal(module(feature, deeper), module(feature, other))
+    assert guided == (kind is GuidedDiffusion)
+    if kind is ProjectedFeature:
+        expected = torch.einsum("kc,bcxyz->bkxyz", module.project.weight[:, :, 0, 0, 0], feature)
+        expected = expected + module.project.bias[:, None, None, None]
+        torch.testing.assert_close(module(feature, deeper), expected)

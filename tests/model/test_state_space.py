@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsmseg.model.kernels import plain, scan_cpu
 from dsmseg.model.state_space import SelectiveStateSpace, read_out, recurrence, selective_scan, zero_order_hold
@@ -248,3 +248,39 @@ def test_autocast_does_not_touch_the_scan(path) -> None:
     with path():
         assert torch.equal(under_autocast, layer(sequence))
         assert torch.equal(half, layer(sequence.bfloat16().float()))
+
+
+PATHS = pytest.mark.parametrize("path", [plain, nullcontext], ids=["plain", "fast"])
+
+
+def layer_and_sequence() -> tuple[SelectiveStateSpace, Tensor]:
+    torch.manual_seed(0)
+    layer = SelectiveStateSpace(channels=3, state=2).double()
+    nn.init.normal_(layer.step.weight)  # the step depends on the token more than a new layer's does
+    return layer, torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.equation(3, 4, 5, 6)
+@PATHS
+def test_in_float32_the_layer_has_the_gradients_of_double_precision(path) -> None:
+    layer, sequence = layer_and_sequence()
+    weight = torch.randn_like(sequence)
+    exact = torch.autograd.grad((layer(sequence) * weight).sum(), [sequence, *layer.parameters()])
+    layer, single = layer.float(), sequence.detach().float().requires_grad_()
+    with path():
+        found = torch.autograd.grad((layer(single) * weight.float()).sum(), [single, *layer.parameters()])
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+@pytest.mark.equation(3, 4, 5, 6)
+@PATHS
+def test_in_float32_the_scan_has_the_gradients_of_double_precision(path) -> None:
+    inputs = [tensor.requires_grad_() for tensor in system(2, 9, 3, 2)]
+    weight = torch.randn_like(inputs[0])
+    exact = torch.autograd.grad((selective_scan(*inputs) * weight).sum(), inputs)
+    single = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    with path():
+        found = torch.autograd.grad((selective_scan(*single) * weight.float()).sum(), single)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().max().item())

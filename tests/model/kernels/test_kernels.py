@@ -3,12 +3,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dsmseg.model import kernels
+from dsmseg.model import kernels, semantic_diffusion, state_space
 from dsmseg.model.kernels import in_threads, plain, use_inference, use_numba, use_triton
+from dsmseg.model.semantic_diffusion import SemanticDiffusion
 
 SINGLE = torch.zeros(3)
 
@@ -183,3 +185,44 @@ def test_importing_the_network_loads_no_compiler():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch):
+    """Let Triton's path be taken, with the plain twins in the kernels' place."""
+    for module in (state_space, semantic_diffusion):
+        monkeypatch.setattr(module, "use_numba", lambda *tensors: False)
+        monkeypatch.setattr(module, "use_triton", lambda *tensors: all(t.dtype == torch.float32 for t in tensors))
+
+    def scan(*inputs: torch.Tensor) -> torch.Tensor:
+        transition, factor = state_space.zero_order_hold(*inputs[1:3])
+        x, b, c = inputs[0], inputs[3], inputs[4]
+        drive = factor * b.unsqueeze(-2) * x.unsqueeze(-1)
+        return state_space.read_out(state_space.recurrence(transition, drive), c)
+
+    monkeypatch.setattr(kernels, "scan_cuda", SimpleNamespace(selective_scan=scan), raising=False)
+    diffusion = SimpleNamespace(diffuse=semantic_diffusion.diffuse)
+    monkeypatch.setattr(kernels, "diffusion_cuda", diffusion, raising=False)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+@pytest.mark.parametrize("gradient", [True, False])
+def test_the_gpu_s_kernels_are_given_what_the_plain_twins_are(gradient):
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 5, 3), torch.rand(2, 5, 3), -torch.rand(3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 4)]
+    half = [tensor.bfloat16() for tensor in inputs]
+    module, feature, guidance = SemanticDiffusion(3), torch.randn(1, 3, 3, 2, 4), torch.randn(1, 2, 3, 2, 4)
+
+    def results() -> list[torch.Tensor]:
+        scans = [state_space.selective_scan(*given) for given in (inputs, half)]
+        return [*scans, module(feature, guidance)]
+
+    with torch.set_grad_enabled(gradient):
+        found = results()
+        with pytest.MonkeyPatch.context() as patch:
+            for one in (state_space, semantic_diffusion):
+                patch.setattr(one, "use_triton", lambda *tensors: False)
+            wanted = results()
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other)
