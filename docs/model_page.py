@@ -138,7 +138,7 @@ def drawing(config: DSMConfig, full: Measure) -> str:
         kmm --> responses["before argmax<br/>{responses}"]
         kmm --> organs["O^: {organs}"]
         organs --> organ_masks["organ masks, O^ F^_4<br/>{of(output.organ_logits)}"]
-        organs --> presence["presence<br/>{of(output.presence)}"]
+        organs --> presence["presence<br/>{of(output.presence)}<br/>in Stage 2 of its O^"]
     end
     subgraph stage_2 ["Stage 2: tumor queries"]
         scores["Eq. 14, 15<br/>{scores}"] --> dqr

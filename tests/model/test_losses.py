@@ -280,3 +280,22 @@ def test_soft_dice_is_the_mean_over_annotated_classes_that_are_in_the_patch() ->
 def test_dice_is_smoothed_by_one_voxel() -> None:
     # Two voxels at 1/2 and an empty target: 1 - (0 + 1) / (1 + 0 + 1).
     assert dice_loss(torch.zeros(1, 1, 2, 1, 1), torch.zeros(1, 1, 2, 1, 1)).item() == 0.5
+
+
+def test_the_certainty_of_a_merged_pair_is_the_mean_of_both_sides():
+    torch.manual_seed(0)
+    logits, union = torch.randn(1, 2, 3, 2, 2), torch.rand(1, 1, 3, 2, 2) < 0.5
+    labels = PartialLabels(union.expand(1, 2, -1, -1, -1), torch.ones(1, 2, dtype=torch.bool), ((0, 0, 1),))
+    certainty = torch.tensor([[0.3, 0.9]], requires_grad=True)
+    loss = mask_loss(logits, labels, certainty)
+    assert loss.item() == pytest.approx(mask_loss(logits, labels, torch.tensor([[0.6, 0.6]])).item())
+    (gradient,) = torch.autograd.grad(loss, certainty)
+    assert gradient[0, 0] == gradient[0, 1] != 0
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    labels = PartialLabels(torch.ones(1, 1, 2, 1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool))
+    logits = torch.zeros(1, 1, 2, 1, 1, requires_grad=True)
+    (gradient,) = torch.autograd.grad(mask_loss(logits, labels), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()

@@ -40,9 +40,9 @@ class DSMOutput(NamedTuple):
     anomaly: A_4 of Eq. 14, ``(batch, x_4, y_4, z_4)``, higher where no organ query answers.
     tumor_logits: ``(batch, tumor, x, y, z)``; None in Stage 1.
     log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1 and in
-        row 5 of Table 5.
-    proposals: in row 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and tumor
-        logits are then read from them by ``class_masks`` and pass no gradient. None otherwise.
+        rows 1 and 5 of Table 5.
+    proposals: in rows 1 and 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and
+        tumor logits are then read from them by ``class_masks`` and pass no gradient. None otherwise.
     """
 
     organ_logits: Float[Tensor, "batch organ x y z"]
@@ -100,9 +100,10 @@ class DSM(nn.Module):
         self.query_classification = query_classification
 
     def forward(self, image: Float[Tensor, "batch window x y z"]) -> DSMOutput:
-        """Segment ``image``, one channel a HU window scaled to [0, 1]; each size a multiple of 32."""
+        """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only."""
         features = self.backbone(image)
         organ_queries, responses = self.organ_decoder(features.levels)
+        # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
         anomalies = [anomaly_score(response.sigmoid()) for response in responses]
         tumor_logits = log_probability = class_logits = None
         if self.tumor_decoder is not None and self.tumor_head is not None:
@@ -129,7 +130,7 @@ def _read_classes(
     tumor_logits: Float[Tensor, "batch tumor x y z"],
     class_logits: Float[Tensor, "batch query class_or_none"],
 ) -> DSMOutput:
-    """Put the masks of classes in the place of those of queries, which become proposals (Table 5, row 5)."""
+    """Put the masks of classes in the place of those of queries, which become proposals (Table 5, rows 1 and 5)."""
     proposals = Proposals(torch.cat([output.organ_logits, tumor_logits], dim=1), class_logits)
     masks, organs = class_masks(proposals), output.organ_logits.shape[1]
     return output._replace(organ_logits=masks[:, :organs], tumor_logits=masks[:, organs:], proposals=proposals)

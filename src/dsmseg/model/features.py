@@ -10,7 +10,7 @@ class PixelFeatures(NamedTuple):
     """The vision decoder's maps of one image.
 
     levels: F_1..F_4, deepest first, at strides 32, 16, 8, 4; each ``(batch, C_i, x_i, y_i, z_i)``.
-    embedding: the high-resolution embedding at stride 1, ``(batch, C, x, y, z)``.
+    embedding: the high-resolution embedding F^_4 of § 4.1 (not F^_i of Eq. 17), at stride 1, ``(batch, C, x, y, z)``.
     """
 
     levels: tuple[Float[Tensor, "batch channel_i x_i y_i z_i"], ...]

@@ -1,4 +1,4 @@
-"""The loss of row 5 of Table 5 (§ 6.4): queries are matched with classes by the Hungarian algorithm, as in MaskFormer.
+"""The loss of rows 1 and 5 of Table 5 (§ 6.4): Hungarian matching of queries with classes, as in MaskFormer.
 
 With partial labels, "no object" is known only as "none of the classes that this scan's data set annotates". So each
 item's class probabilities are a softmax over its known classes and "no object" alone: a query that found a class which

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 SMOOTHING = 1.0  # voxels; makes Dice defined where a class is absent
@@ -67,11 +68,15 @@ def mask_loss(
     The sum over K classes is a mean, and the cross-entropy counts ``cross_entropy_weight`` times. A class that fills a
     thousandth of a patch needs a weight well above 1, or it is given up early: where its soft mask is near zero, Dice
     has no gradient. A merged pair is judged as one class: max(left, right) against the union. In Stage 2
-    ``certainty`` is p of Eq. 20, and the target of the cross-entropy is diag(p) Y (§ 4.2.4).
+    ``certainty`` is p of Eq. 20, and the target of the cross-entropy is diag(p) Y (§ 4.2.4); of a merged pair, p is the
+    mean of both sides'.
     """
     logits, annotated = _merge_pairs(logits, labels)
     if certainty is None:
         certainty = logits.new_ones(annotated.shape, dtype=torch.float32)
+    for item, left, right in labels.merged:
+        certainty = certainty.clone()
+        certainty[item, left] = (certainty[item, left] + certainty[item, right]) / 2
     terms: tuple[Tensor, Tensor] = MaskLossTerms.apply(  # type: ignore[no-untyped-call]
         logits, labels.masks, annotated, certainty
     )
@@ -151,6 +156,7 @@ class MaskLossTerms(torch.autograd.Function):
         return terms[..., 0], terms[..., 1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, Tensor]:
         """Give d terms / d logits and d terms / d certainty; classes that are not annotated get exactly zero."""
         logits, masks, annotated, certainty, sums = ctx.saved_tensors

@@ -1,4 +1,4 @@
-"""What takes the place of text alignment in row 5 of Table 5 (§ 6.4): queries that say their class, as in MaskFormer.
+"""In the place of text alignment, in rows 1 and 5 of Table 5 (§ 6.4): queries say their class, as in MaskFormer.
 
 No query is bound to a class. Training matches queries with the classes in a patch (``hungarian_matching``); afterwards
 a class's mask is read from the query that most probably means it.

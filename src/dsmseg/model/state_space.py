@@ -141,7 +141,7 @@ class SelectiveStateSpace(nn.Module):
             self.step.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus^-1: memories of 10 to 1000 tokens
 
     def forward(self, sequence: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length channel"]:
-        """Give y_t = C_t h_t + D x_t for each token."""
+        """Give C_t h_t (Eq. 6) of each token, plus ``skip`` x_t: Mamba's residual, which the paper does not print."""
         with torch.autocast(sequence.device.type, enabled=False):
             sequence = sequence.to(torch.promote_types(sequence.dtype, torch.float32))
             step = functional.softplus(self.step(sequence))

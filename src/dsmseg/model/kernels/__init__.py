@@ -13,7 +13,7 @@ The kernels of one file know nothing of the network; which path runs is decided 
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -76,7 +76,10 @@ def in_threads(work: Callable[[int, int], None], count: int) -> None:
             work(start, stop)
 
     helpers = [_pool(threads - 1).submit(take_parts) for _ in range(threads - 1)]
-    take_parts()
+    try:
+        take_parts()
+    finally:  # also after a fault, nobody may still be writing
+        wait(helpers)
     for helper in helpers:
         helper.result()
 
