@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,6 +50,53 @@ def write_json(target: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. NaN is refused: JSON has none."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(target, lambda path: path.write_text(text, "utf-8", "backslashreplace"))
+
+
+@contextmanager
+def replacing_folder(directory: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``directory`` that takes its place when the block ends well, else vanishes.
+
+    Raises:
+        OutputError: the folder cannot be written to, or the disk is full.
+    """
+    token = secrets.token_hex(4)
+    temporary = directory.with_name(f".{token}.{directory.name}")
+    replaced = directory.with_name(f".{token}.old.{directory.name}")
+    try:
+        with telling(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush_to_disk(file)
+            _exchange(temporary, directory, replaced)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def telling(directory: Path) -> Iterator[None]:
+    """Turn what went wrong inside of a temporary folder into a line about ``directory``."""
+    mend = "Choose a folder that can be written to and has space."
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(error.what, where=directory, mend=mend) from error
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=directory, mend=mend) from error
+
+
+def _exchange(new: Path, target: Path, replaced: Path) -> None:
+    try:
+        if target.exists():
+            os.rename(target, replaced)
+        os.rename(new, target)
+    except BaseException:  # An interruption between the two must not cost both.
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)
+        raise
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from dsmseg.inference.body import body_mask, bounding_box
 from dsmseg.inference.windows import Size
 from dsmseg.volume import Grid, Volume, resample
+from dsmseg.volume.body import body_mask, bounding_box
 
 _MARGIN = 1  # One voxel of air around the body, so that what is restored ends with it.
 

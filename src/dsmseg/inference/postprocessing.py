@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from dsmseg.inference.body import bounding_box
 from dsmseg.taxonomy import StructureClass
+from dsmseg.volume.body import bounding_box
 
 _LEAST_SHARE = 0.1  # of the largest part, for an organ in one piece
 _LEAST_SHARE_IN_PIECES = 0.01

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsmseg.inference.body import bounding_box
 from dsmseg.volume import Grid
+from dsmseg.volume.body import bounding_box
 
 _SLAB_VOXELS = 1_000_000  # 4 MB of float32: score, best score and comparison of a slab stay in the cache.
 

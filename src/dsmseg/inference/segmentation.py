@@ -1,10 +1,6 @@
 """The result for one scan, and its case folder on disk."""
 
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +10,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from dsmseg.errors import OutputError
-from dsmseg.files import write_json
+from dsmseg.files import replacing_folder, telling, write_json
 from dsmseg.inference.statistics import Lesion, class_rows
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
@@ -78,7 +74,7 @@ class Segmentation:
         """
         directory = Path(directory)
         refuse_conflict(directory, overwrite=overwrite)
-        with _replacing_folder(directory) as folder:
+        with replacing_folder(directory) as folder:
             self._write_layers(folder, file_format)
             # Finer steps than 1/255 are beyond what the score can tell, and would make the file four times as large.
             anomaly = np.round(self.anomaly * 255.0) / np.float32(255.0)
@@ -122,7 +118,7 @@ def refuse_conflict(directory: Path, *, overwrite: bool) -> None:
             where=directory,
             mend="Choose another output, or remove it yourself.",
         )
-    with _telling(directory):
+    with telling(directory):
         strangers = sorted({entry.name for entry in directory.iterdir()} - _WRITTEN)
     if strangers:
         raise OutputError(
@@ -130,44 +126,3 @@ def refuse_conflict(directory: Path, *, overwrite: bool) -> None:
             where=directory,
             mend="Choose another output, or move that away.",
         )
-
-
-@contextmanager
-def _replacing_folder(directory: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``directory`` that takes its place when the block ends well, else vanishes."""
-    token = secrets.token_hex(4)
-    temporary = directory.with_name(f".{token}.{directory.name}")
-    replaced = directory.with_name(f".{token}.old.{directory.name}")
-    try:
-        with _telling(directory):
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            yield temporary
-            _exchange(temporary, directory, replaced)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if directory.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _exchange(new: Path, target: Path, replaced: Path) -> None:
-    try:
-        if target.exists():
-            os.rename(target, replaced)
-        os.rename(new, target)
-    except BaseException:  # An interruption between the two must not cost both.
-        if replaced.exists() and not target.exists():
-            os.rename(replaced, target)
-        raise
-
-
-@contextmanager
-def _telling(directory: Path) -> Iterator[None]:
-    """Turn what went wrong inside of the temporary folder into a line about ``directory``."""
-    mend = "Choose a folder that can be written to and has space."
-    try:
-        yield
-    except OutputError as error:
-        raise OutputError(error.what, where=directory, mend=mend) from error
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=directory, mend=mend) from error

@@ -19,7 +19,6 @@ from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.inference.blending import Progress, Scores, Tiling, sliding_window
-from dsmseg.inference.body import TISSUE_HU
 from dsmseg.inference.choosing import choose_classes
 from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.memory import telling_memory
@@ -30,6 +29,7 @@ from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.statistics import LesionScores, find_lesions
 from dsmseg.inference.windows import DEFAULT_OVERLAP
 from dsmseg.volume import Volume, check_intensities, read_scan
+from dsmseg.volume.body import TISSUE_HU
 
 _NO_BODY = f"no body found (nothing in the scan is denser than {TISSUE_HU:.0f} HU), so the result is empty"
 

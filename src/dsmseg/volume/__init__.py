@@ -1,17 +1,25 @@
 """A CT in and out: files to a `Volume` in RAS (mm, HU), another spacing, and results back on the scan's own grid."""
 
+from dsmseg.volume.body import body_mask, bounding_box
 from dsmseg.volume.checks import check_intensities
+from dsmseg.volume.dicom import is_ignored_name
 from dsmseg.volume.grid import Grid, Volume
+from dsmseg.volume.headers import read_grid
 from dsmseg.volume.nifti import write_nifti
-from dsmseg.volume.reading import read_labels, read_scan
+from dsmseg.volume.reading import VOLUME_SUFFIXES, read_labels, read_scan
 from dsmseg.volume.resampling import resample, resample_onto, resampled_grid
 from dsmseg.volume.slicer import Segment, write_seg_nrrd
 
 __all__ = [
+    "VOLUME_SUFFIXES",
     "Grid",
     "Segment",
     "Volume",
+    "body_mask",
+    "bounding_box",
     "check_intensities",
+    "is_ignored_name",
+    "read_grid",
     "read_labels",
     "read_scan",
     "resample",

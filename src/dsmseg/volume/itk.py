@@ -1,6 +1,8 @@
 """NRRD and MetaImage, through SimpleITK."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from SimpleITK import GetArrayFromImage, Image, ImageFileReader
 
 from dsmseg.errors import InputError
 from dsmseg.volume.checks import not_one_number, spatial_shape
+from dsmseg.volume.grid import Grid
 from dsmseg.volume.itk_data import check_metaimage_data, check_nrrd_data, damaged
 from dsmseg.volume.native import native_name, quiet_native_code
 from dsmseg.volume.stored import Stored
@@ -37,29 +40,57 @@ def read_metaimage(path: Path) -> Stored:
     return _read(path, "MetaImageIO", "MetaImage", check_metaimage_data(path))
 
 
+def read_itk_grid(path: Path) -> Grid:
+    """Read the grid of a NRRD or MetaImage file from its header.
+
+    Raises:
+        InputError: as `read_nrrd` and `read_metaimage`, as far as the header tells.
+    """
+    is_nrrd = path.name.lower().endswith(".nrrd")
+    voxel_bytes = check_nrrd_data(path) if is_nrrd else check_metaimage_data(path)
+    names = ("NrrdImageIO", "NRRD") if is_nrrd else ("MetaImageIO", "MetaImage")
+    reader, spatial = _open(path, *names, voxel_bytes)
+    return Grid(spatial, _affine(reader))
+
+
 def _read(path: Path, reader_name: str, format_name: str, voxel_bytes: int | None) -> Stored:
+    reader, spatial = _open(path, reader_name, format_name, voxel_bytes)
+    with _telling_faults(path, format_name):
+        image = reader.Execute()
+    array = GetArrayFromImage(image).T.reshape(spatial, order="F")
+    return Stored(array, _affine(image))
+
+
+def _open(
+    path: Path, reader_name: str, format_name: str, voxel_bytes: int | None
+) -> tuple[ImageFileReader, tuple[int, int, int]]:
+    """Read and check the header; give the reader and the three sizes."""
     reader = ImageFileReader()
     reader.SetImageIO(reader_name)
     reader.SetFileName(native_name(path))
+    with _telling_faults(path, format_name):
+        reader.ReadImageInformation()
+    spatial = spatial_shape(reader.GetSize(), path)
+    if reader.GetNumberOfComponents() != 1:
+        raise not_one_number(path)
+    if format_name == "NRRD":
+        _check_space(reader, path)
+    if min(reader.GetSpacing()) <= 0:
+        raise _bad_grid(path)
+    if voxel_bytes is not None and _needed_bytes(reader) > voxel_bytes:
+        raise damaged(path, format_name)
+    return reader, spatial
+
+
+@contextmanager
+def _telling_faults(path: Path, format_name: str) -> Iterator[None]:
     try:
         with quiet_native_code():
-            reader.ReadImageInformation()
-            spatial = spatial_shape(reader.GetSize(), path)
-            if reader.GetNumberOfComponents() != 1:
-                raise not_one_number(path)
-            if format_name == "NRRD":
-                _check_space(reader, path)
-            if min(reader.GetSpacing()) <= 0:
-                raise _bad_grid(path)
-            if voxel_bytes is not None and _needed_bytes(reader) > voxel_bytes:
-                raise damaged(path, format_name)
-            image = reader.Execute()
+            yield
     except RuntimeError as error:
         if any(text in str(error) for text in _BAD_GRID):
             raise _bad_grid(path) from error
         raise damaged(path, format_name) from error
-    array = GetArrayFromImage(image).T.reshape(spatial, order="F")
-    return Stored(array, _affine(image))
 
 
 def _needed_bytes(reader: ImageFileReader) -> int:
@@ -68,7 +99,7 @@ def _needed_bytes(reader: ImageFileReader) -> int:
     return voxels * bytes_a_voxel
 
 
-def _affine(image: Image) -> NDArray[np.float64]:
+def _affine(image: Image | ImageFileReader) -> NDArray[np.float64]:
     axes = image.GetDimension()
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(axes, axes)[:3, :3]

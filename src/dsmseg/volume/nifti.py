@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.files import replacing
 from dsmseg.volume.checks import check_real_numbers, spatial_shape
-from dsmseg.volume.grid import Volume
+from dsmseg.volume.grid import Grid, Volume
 from dsmseg.volume.stored import Stored
 
 _DAMAGE = (
@@ -51,23 +51,23 @@ def read_nifti(path: Path) -> Stored:
     Raises:
         InputError: damaged, cut short, more than one volume, not real numbers, or without an orientation.
     """
-    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"):
-        try:
-            image = _image(stream)
-            spatial = spatial_shape(image.shape, path)
-            check_real_numbers(image.get_data_dtype(), path)
-            affine = _oriented_affine(image, path)
-            _check_length(image, path)
-            array = image.dataobj.get_unscaled().reshape(spatial, order="F")
-            while stream.read(_CHUNK_BYTES):
-                pass
-        except _DAMAGE as error:
-            raise InputError(
-                "is damaged, cut short, or not the NIfTI file its name says",
-                where=path,
-                mend="Copy or convert it again.",
-            ) from error
+    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"), _finding_damage(path):
+        image, spatial, affine = _checked(stream, path)
+        array = image.dataobj.get_unscaled().reshape(spatial, order="F")
+        while stream.read(_CHUNK_BYTES):
+            pass
     return Stored(array, affine, float(image.dataobj.slope), float(image.dataobj.inter))
+
+
+def read_nifti_grid(path: Path) -> Grid:
+    """Read the grid of a NIfTI file from its first bytes; the same is refused as in `read_nifti`, as far as they tell.
+
+    Raises:
+        InputError: damaged, more than one volume, not real numbers, or without an orientation.
+    """
+    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"), _finding_damage(path):
+        _, shape, affine = _checked(stream, path)
+    return Grid(shape, affine)
 
 
 def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mapping[int, str] | None = None) -> None:
@@ -99,6 +99,28 @@ def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mappi
     _set_affine(image, volume.own.affine)
     with replacing(path) as temporary, _quiet_nibabel():
         image.to_filename(temporary)
+
+
+@contextmanager
+def _finding_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise InputError(
+            "is damaged, cut short, or not the NIfTI file its name says",
+            where=path,
+            mend="Copy or convert it again.",
+        ) from error
+
+
+def _checked(stream: BinaryIO, path: Path) -> tuple[nibabel.Nifti1Image, tuple[int, int, int], NDArray[np.float64]]:
+    """Give the image without its voxels, its three sizes and its affine."""
+    image = _image(stream)
+    shape = spatial_shape(image.shape, path)
+    check_real_numbers(image.get_data_dtype(), path)
+    affine = _oriented_affine(image, path)
+    _check_length(image, path)
+    return image, shape, affine
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -24,7 +24,8 @@ _FILE_READERS: dict[str, Callable[[Path], Stored]] = {
     ".mhd": read_metaimage,
 }
 # Longest first, so that ".nii.gz" is taken off a name whole.
-SCAN_SUFFIXES = (*sorted(_FILE_READERS, key=len, reverse=True), ".zip")
+VOLUME_SUFFIXES = tuple(sorted(_FILE_READERS, key=len, reverse=True))
+SCAN_SUFFIXES = (*VOLUME_SUFFIXES, ".zip")
 _LABEL_TYPES = (np.uint8, np.uint16, np.int32)
 
 

@@ -11,10 +11,11 @@ from dsmseg.volume.dicom.geometry import stacked
 from dsmseg.volume.dicom.headers import is_ignored_name, looks_like_dicom, read_headers
 from dsmseg.volume.dicom.pixels import read_pixels
 from dsmseg.volume.dicom.series import the_scan
+from dsmseg.volume.grid import Grid
 from dsmseg.volume.native import quiet_native_code
 from dsmseg.volume.stored import Stored
 
-__all__ = ["is_ignored_name", "looks_like_dicom", "read_dicom_folder"]
+__all__ = ["is_ignored_name", "looks_like_dicom", "read_dicom_folder", "read_dicom_grid"]
 
 
 def read_dicom_folder(folder: Path, *, where: Path) -> Stored:
@@ -29,3 +30,15 @@ def read_dicom_folder(folder: Path, *, where: Path) -> Stored:
         headers = read_headers(folder, where)
         ordered, affine = stacked(the_scan(headers, where), where)
         return Stored(read_pixels(ordered, where), affine)
+
+
+def read_dicom_grid(folder: Path) -> Grid:
+    """Read the grid of the one CT series in a folder from its headers: (columns, rows, slices), slices upward.
+
+    Raises:
+        InputError: as `read_dicom_folder`, but for damaged pixels.
+    """
+    with quiet_native_code():
+        ordered, affine = stacked(the_scan(read_headers(folder, folder), folder), folder)
+    columns, rows = ordered[0].sizes
+    return Grid((columns, rows, len(ordered)), affine)

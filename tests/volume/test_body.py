@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dsmseg.inference.body import body_mask, bounding_box
+from dsmseg.volume.body import body_mask, bounding_box
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 
