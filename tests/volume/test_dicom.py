@@ -86,6 +86,13 @@ def test_an_anonymized_series_without_a_tag_is_read(tmp_path, dicom_series, tag)
     check_volume(read_scan(series.write(tmp_path)), series)
 
 
+def test_a_series_whose_files_each_have_a_series_number_of_their_own_is_one(tmp_path, dicom_series):
+    series = dicom_series()
+    for dataset in series.datasets:
+        dataset.SeriesInstanceUID = generate_uid()
+    check_volume(read_scan(series.write(tmp_path)), series)
+
+
 def test_positions_rounded_to_a_tenth_of_a_millimeter_are_even(tmp_path, dicom_series):
     series = dicom_series(slices=12, step=0.625)
     for dataset in series.datasets:

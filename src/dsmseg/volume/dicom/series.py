@@ -15,7 +15,7 @@ def the_scan(headers: Sequence[SliceHeader], where: Path) -> list[SliceHeader]:
 
     Localizers, other modalities beside the CT, and CT images that all lie in one place (screen capture, dose
     report, contrast timing) are passed over. An anonymized file without a modality counts as CT; its intensities
-    are checked later.
+    are checked later. Where every file has a series of its own, as some anonymizers write it, all are one series.
 
     Raises:
         InputError: no CT, or more than one CT series that forms a volume.
@@ -30,7 +30,7 @@ def the_scan(headers: Sequence[SliceHeader], where: Path) -> list[SliceHeader]:
     groups = defaultdict(list)
     for header in slices:
         groups[header.series].append(header)
-    series = list(groups.values())
+    series = _rejoined(list(groups.values()))
     candidates = [group for group in series if len({header.position for header in group}) > 1] or series
     if len(candidates) > 1:
         raise InputError(
@@ -39,6 +39,12 @@ def the_scan(headers: Sequence[SliceHeader], where: Path) -> list[SliceHeader]:
             mend="Keep the files of one series in a folder of their own and give that.",
         )
     return candidates[0]
+
+
+def _rejoined(groups: list[list[SliceHeader]]) -> list[list[SliceHeader]]:
+    alone = len(groups) > 2 and all(len(group) == 1 for group in groups)
+    places = {group[0].position for group in groups}
+    return [[group[0] for group in groups]] if alone and len(places) == len(groups) else groups
 
 
 def _listed(candidates: Sequence[Sequence[SliceHeader]]) -> str:
