@@ -8,6 +8,8 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -65,9 +67,15 @@ def read_nifti_grid(path: Path) -> Grid:
     Raises:
         InputError: damaged, more than one volume, not real numbers, or without an orientation.
     """
-    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"), _finding_damage(path):
-        _, shape, affine = _checked(stream, path)
-    return Grid(shape, affine)
+    with _opened(path) as stream, _finding_damage(path):
+        start = stream.read(_HEADER_BYTES)
+        if known := _image_of_start(start):
+            shape, affine = _check(known, path)
+        else:  # a header with extensions, or a damaged one
+            stream.seek(0)
+            with _quiet_nibabel(), np.errstate(all="ignore"):
+                _, shape, affine = _checked(stream, path)
+    return Grid(shape, affine.copy())
 
 
 def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mapping[int, str] | None = None) -> None:
@@ -116,11 +124,25 @@ def _finding_damage(path: Path) -> Iterator[None]:
 def _checked(stream: BinaryIO, path: Path) -> tuple[nibabel.Nifti1Image, tuple[int, int, int], NDArray[np.float64]]:
     """Give the image without its voxels, its three sizes and its affine."""
     image = _image(stream)
+    return image, *_check(image, path)
+
+
+def _check(image: nibabel.Nifti1Image, path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     shape = spatial_shape(image.shape, path)
     check_real_numbers(image.get_data_dtype(), path)
     affine = _oriented_affine(image, path)
     _check_length(image, path)
-    return image, shape, affine
+    return shape, affine
+
+
+@lru_cache(maxsize=256)
+def _image_of_start(start: bytes) -> nibabel.Nifti1Image | None:
+    """Give the image that a file's first bytes describe; many files of a data set begin with the same."""
+    with _quiet_nibabel(), np.errstate(all="ignore"):
+        try:
+            return _image(BytesIO(start))
+        except _DAMAGE:
+            return None
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -1,0 +1,182 @@
+"""Folders that describe themselves: nnU-Net v2 and MSD by their dataset.json, TotalSegmentator by its layout."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsmseg.datasets.description import Description, by_name, describe
+from dsmseg.errors import InputError
+from dsmseg.taxonomy import CLASSES, StructureClass, find_all
+
+_INDEX = "dataset.json"
+_NOT_LABELS = frozenset({"background", "ignore"})
+_RULES = {
+    "Kidney": "kidneys",
+    "Lung": "lungs",
+    "Adrenal Gland": "adrenal glands",
+    "Head of Femur": "heads of femur",
+}
+
+
+def describe_foreign(folder: Path) -> list[Description]:
+    """Describe the data sets at ``folder``, or one folder below it, that carry their own description.
+
+    Raises:
+        InputError: a dataset.json is damaged, not of a CT, or names no structure of the taxonomy.
+    """
+    places = [folder, *sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))]
+    described = [describe_index(place / _INDEX) for place in places if (place / _INDEX).is_file()]
+    if described:
+        return described
+    for place in places:
+        if next(place.glob("*/segmentations/*.nii*"), None) is not None:
+            return [_like_totalsegmentator(place)]
+    return []
+
+
+def describe_index(path: Path) -> Description:
+    """Describe a data set by its dataset.json, of nnU-Net or of MSD.
+
+    Names of labels are looked up in the taxonomy as `dsmseg.taxonomy.find` does; a label that it does not know is left
+    out. A tumor without an organ in its name ("tumor", "cancer") is that of the organ beside it, or of the data set's
+    name. The organ's class takes its tumors in; a label of both sides ("kidneys") is parted.
+
+    Raises:
+        InputError: it is damaged, not of one CT, or names no structure of the taxonomy.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labels = content["labels"]
+        channels = content.get("channel_names") or content["modality"]
+        by_name_ = _by_name(labels)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"is no dataset.json of nnU-Net or MSD ({type(error).__name__}: {error})",
+            where=path,
+            mend="It needs labels, and channel_names or modality.",
+        ) from error
+    if len(channels) != 1 or "MR" in str(next(iter(channels.values()))).upper():
+        raise InputError(
+            f"is of {', '.join(str(one) for one in channels.values())}, not of a CT",
+            where=path,
+            mend="Give a CT data set.",
+        )
+    if "ignore" in labels:
+        raise InputError(
+            "has a label 'ignore', voxels of which nothing is known",
+            where=path,
+            mend="Leave those cases out, or annotate them: dsmseg knows of unknown classes, not of unknown voxels.",
+        )
+    title = str(content.get("name") or path.parent.name)
+    nnunet = "channel_names" in content
+    return describe(
+        {
+            "name": _slug(path.parent.name),
+            "title": title,
+            "citation": str(content.get("reference", "")),
+            "licence": str(content.get("licence", content.get("license", "unknown"))),
+            "where": str(path.parent),
+            "layout": {
+                "case": r"[^/]+?",
+                "images": ["imagesTr/{case}_0000" if nnunet else "imagesTr/{case}"],
+                "labels": ["labelsTr/{case}"],
+                "index": None if nnunet else _INDEX,
+            },
+            **_classes(by_name_, _words(title) or _words(path.parent.name)),
+        },
+        path,
+    )
+
+
+def _by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Give the ids of each name: nnU-Net writes name -> id or ids (regions), MSD id -> name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        if isinstance(value, str):
+            name, values = value, [key]
+        else:
+            name, values = key, value if isinstance(value, list) else [value]
+        ids = tuple(int(one) for one in values)
+        if name.casefold() not in _NOT_LABELS and any(ids):
+            found[name] = ids
+    return found
+
+
+def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, Any]:
+    singles = {ids[0]: name for name, ids in by_name_.items() if len(ids) == 1}
+    all_ids = sorted({id for ids in by_name_.values() for id in ids})
+    names = {id: singles.get(id, f"label {id}") for id in all_ids}
+    meant = {name: _look_up(name) for name in by_name_}
+    organs = [one for found in meant.values() for one in found if one.kind == "organ" and len(found) <= 2]
+    for name, found in meant.items():
+        if len(found) > 2:
+            meant[name] = _of_organ(name, organs, title)
+    ids_of: dict[str, set[int]] = {}
+    for name, found in meant.items():
+        if len(found) == 1:
+            ids_of.setdefault(found[0].name, set()).update(by_name_[name])
+    for one in CLASSES:
+        if one.kind == "tumor" and one.name in ids_of:
+            for host in one.hosts:
+                if host in ids_of:
+                    ids_of[host] |= ids_of[one.name]
+    separated = []
+    for name, found in meant.items():
+        if len(found) == 2 and {one.side for one in found} == {"left", "right"}:
+            right, left = sorted(found, key=lambda one: one.side == "left")
+            tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in one.hosts]
+            ids = set(by_name_[name]).union(*(ids_of[tumor] for tumor in tumors))
+            rule = _RULES[right.name.replace("Right ", "")]
+            separated.append(
+                {"labels": [names[id] for id in sorted(ids)], "right": right.name, "left": left.name, "rule": rule}
+            )
+    return {
+        "labels": {name: id for id, name in names.items()},
+        "classes": {name: [names[id] for id in sorted(ids)] for name, ids in ids_of.items()},
+        "separated": separated,
+    }
+
+
+def _look_up(text: str) -> tuple[StructureClass, ...]:
+    try:
+        return find_all(text.replace("_", " ").replace(",", " "))
+    except InputError:
+        return ()
+
+
+def _of_organ(text: str, organs: Sequence[StructureClass], title: str) -> tuple[StructureClass, ...]:
+    """Give the tumor that a bare "tumor" or "cyst" means beside ``organs``, or in a data set of this title."""
+    names = [re.sub("^(Right|Left) ", "", one.name) for one in organs] or [title]
+    found = {one for name in names for one in _look_up(f"{name} {text}") if one.kind == "tumor"}
+    return tuple(found) if len(found) == 1 else ()
+
+
+def _like_totalsegmentator(folder: Path) -> Description:
+    model = by_name("totalsegmentator").model_dump()
+    model |= {
+        "name": _slug(folder.name),
+        "title": folder.name,
+        "where": str(folder),
+        "published": None,
+        "notes": (),
+        "citation": "",
+        "doi": "",
+        "licence": "unknown",
+        "table_1": {},
+    }
+    model["layout"] |= {"case": "[^/]+"}
+    structures = {path.name.split(".")[0] for path in folder.glob("*/segmentations/*.nii*")}
+    model["classes"] = {name: labels for name, labels in model["classes"].items() if structures.intersection(labels)}
+    return describe(model, folder)
+
+
+def _words(text: str) -> str:
+    """Give the words of a title such as ``Task06_Lung``, ``Dataset010_Colon`` or ``HepaticVessel``."""
+    text = re.sub(r"(?i)^(task|dataset)_?\d+", "", text)
+    return " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_") or "dataset"
