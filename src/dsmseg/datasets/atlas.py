@@ -16,7 +16,7 @@ Range = tuple[float, float]
 Classes = tuple[str, ...]  # one class, or both sides of an organ that a data set merges
 
 # mm that two organs must lie apart in the atlas along an axis (right, front, up) to be a witness of its direction.
-_WITNESS_MM = (55.0, 50.0, 55.0)
+_WITNESS_MM = (55.0, 50.0, 45.0)
 _CLEARLY_MM = 8.0
 _EXCHANGED = ("left and right", "front and back", "top and bottom")
 _BEYOND = (("left of", "right of"), ("behind", "in front of"), ("below", "above"))

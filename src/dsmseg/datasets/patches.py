@@ -18,7 +18,7 @@ from dsmseg.taxonomy import CLASSES, TUMORS
 
 Size = tuple[int, int, int]
 
-_OPEN_CASES = 64  # a worker keeps this many cases open; opening one takes about as long as reading a patch
+_OPEN_CASES = 64  # that a worker keeps open; opening one costs a third of reading a patch
 _TUMOR_IDS = frozenset(one.id for one in TUMORS)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dsmseg.datasets.fingerprint import find_copies
 from dsmseg.datasets.layout import Found, case_order
-from dsmseg.datasets.loading import GridMismatchError
 from dsmseg.datasets.preparation import Job, is_up_to_date, prepare_case
 from dsmseg.datasets.store import Settings, Store
 from dsmseg.datasets.verification.findings import Check, Finding, from_error
@@ -121,8 +120,7 @@ def _sort_in(
     if isinstance(result.error, OutputError):
         raise result.error
     if result.error is not None:
-        check: Check = "grid" if isinstance(result.error, GridMismatchError) else "unreadable"
-        left_out[name].append(from_error(name, case, check, result.error))
+        left_out[name].append(from_error(name, case, result.error))
     elif result.output:
         left_out[name] += result.output
     else:

@@ -25,7 +25,7 @@ from dsmseg.files import write_json
 
 FORMAT: Literal[1] = 1
 BLOCK, CHUNK = 32, 96  # voxels a side: what is decompressed at once, and what lies together (decision 0010)
-_LEVEL = 5
+_LEVEL = 9
 _MEND = "Prepare it again."
 _IMAGE, _LABELS, _SAMPLING, _RECORD, _STORE = (
     "image.b2nd",
@@ -236,10 +236,11 @@ def write_case(
     fingerprint: Fingerprint,
 ) -> None:
     """Write the files of a case into ``folder``, which exists. The same input gives the same bytes."""
-    _save(folder / _IMAGE, image)
-    _save(folder / _LABELS, codes)
-    tensors: dict[str, NDArray[Any]] = {f"locations/{one}": places for one, places in sorted(locations.items())}
-    save_file({"fingerprint": fingerprint, **tensors}, folder / _SAMPLING)
+    _save(folder / _IMAGE, image, shuffled=True)
+    _save(folder / _LABELS, codes, shuffled=False)
+    tensors = {f"locations/{one}": places for one, places in sorted(locations.items())} | {"fingerprint": fingerprint}
+    # safetensors writes memory as it lies, whatever the strides say.
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / _SAMPLING)
     write_json(folder / _RECORD, record.model_dump(mode="json"))
 
 
@@ -248,13 +249,18 @@ def record_path(folder: Path) -> Path:
     return folder / _RECORD
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
+def _save(path: Path, array: NDArray[Any], *, shuffled: bool) -> None:
     import blosc2
 
     chunks = tuple(min(CHUNK, size) for size in array.shape)
     blocks = tuple(min(BLOCK, size) for size in chunks)
     parameters = blosc2.CParams(
-        codec=blosc2.Codec.ZSTD, clevel=_LEVEL, filters=[blosc2.Filter.SHUFFLE], nthreads=1, typesize=array.itemsize
+        codec=blosc2.Codec.LZ4HC,
+        clevel=_LEVEL,
+        # Codes are long runs of one byte, which a filter only stirs.
+        filters=[blosc2.Filter.SHUFFLE if shuffled else blosc2.Filter.NOFILTER],
+        nthreads=1,
+        typesize=array.itemsize,
     )
     blosc2.asarray(
         np.ascontiguousarray(array), urlpath=str(path), mode="w", chunks=chunks, blocks=blocks, cparams=parameters

@@ -8,10 +8,10 @@ from pathlib import Path
 from dsmseg.datasets.description import Description
 from dsmseg.datasets.fingerprint import Fingerprint, find_copies
 from dsmseg.datasets.layout import CaseFiles, Found
-from dsmseg.datasets.loading import GridMismatchError, load_case
+from dsmseg.datasets.loading import load_case
 from dsmseg.datasets.splits import published_cases
 from dsmseg.datasets.verification.content import check_content, find_body
-from dsmseg.datasets.verification.findings import Check, Finding, from_error
+from dsmseg.datasets.verification.findings import Finding, from_error
 from dsmseg.datasets.verification.headers import check_files, check_headers
 from dsmseg.datasets.workers import Task, run_all
 from dsmseg.errors import DsmsegError, InputError
@@ -65,10 +65,12 @@ def verify(
         findings[finding.dataset].append(finding)
     copies: list[tuple[str, str, float]] = []
     if not headers_only:
-        known = {(one.case, one.check) for every in findings.values() for one in every}
+        known = {(one.dataset, one.case, one.check) for every in findings.values() for one in every}
         prints: dict[str, Fingerprint] = {}
         for name, content in _all_contents(found, findings, workers, tell):
-            findings[content.dataset] += [one for one in content.findings if (one.case, one.check) not in known]
+            findings[content.dataset] += [
+                one for one in content.findings if (one.dataset, one.case, one.check) not in known
+            ]
             if content.print is not None:
                 prints[name] = content.print
         copies = find_copies(dict(sorted(prints.items())))
@@ -79,11 +81,21 @@ def verify(
 
 def duplicates(copies: Sequence[tuple[str, str, float]], descriptions: Sequence[Description]) -> list[Finding]:
     """Make a finding of each pair of copies that nobody has declared."""
-    shared = {(one.name, held.dataset) for one in descriptions for held in one.holds}
+    origin = {
+        (one.name, own): (held.dataset, other)
+        for one in descriptions
+        for held in one.holds
+        for own, other in held.pairs
+    }
+    by_content = {one.name: {held.dataset for held in one.holds if held.found == "content"} for one in descriptions}
     findings = []
     for first, second, likeness in copies:
-        (dataset, case), (other, _) = first.split("/", 1), second.split("/", 1)
-        if dataset != other and ((dataset, other) in shared or (other, dataset) in shared):
+        dataset, case = first.split("/", 1)
+        other, other_case = second.split("/", 1)
+        origins = origin.get((dataset, case), (dataset, case)), origin.get((other, other_case), (other, other_case))
+        may_hold = [by_content.get(name, set()) for name in (dataset, other)]
+        shared = origins[1][0] in may_hold[0] or origins[0][0] in may_hold[1] or not may_hold[0].isdisjoint(may_hold[1])
+        if origins[0] == origins[1] or (dataset != other and shared):
             continue
         what = f"shows the same scan as {second} (correlation {likeness:.3f})"
         findings.append(
@@ -147,8 +159,7 @@ def _check_content(one: tuple[CaseFiles, Description]) -> _Content:
 
 def _failed(case: CaseFiles, description: Description, error: DsmsegError | None) -> _Content:
     error = error or InputError("cannot be used", where=case.image, mend="Look at the file.")
-    check: Check = "grid" if isinstance(error, GridMismatchError) else "unreadable"
-    return _Content(description.name, (from_error(description.name, case.id, check, error),), None)
+    return _Content(description.name, (from_error(description.name, case.id, error),), None)
 
 
 def memory_of(image: Path) -> int:

@@ -1,7 +1,7 @@
 """A CT in and out: files to a `Volume` in RAS (mm, HU), another spacing, and results back on the scan's own grid."""
 
 from dsmseg.volume.body import body_mask, bounding_box
-from dsmseg.volume.checks import check_intensities
+from dsmseg.volume.checks import IntensityError, check_intensities
 from dsmseg.volume.dicom import is_ignored_name
 from dsmseg.volume.grid import Grid, Volume
 from dsmseg.volume.headers import read_grid
@@ -13,6 +13,7 @@ from dsmseg.volume.slicer import Segment, write_seg_nrrd
 __all__ = [
     "VOLUME_SUFFIXES",
     "Grid",
+    "IntensityError",
     "Segment",
     "Volume",
     "body_mask",

@@ -20,6 +20,10 @@ LARGEST_EXTENT_LITERS = 2000.0
 HIGHEST_MINIMUM_HU = -200.0
 
 
+class IntensityError(InputError):
+    """Intensities that are not those of a CT in HU."""
+
+
 def spatial_shape(shape: Sequence[int], where: object) -> tuple[int, int, int]:
     """Return the three sizes of one volume, dropping trailing axes of size 1.
 
@@ -104,18 +108,24 @@ def _check_affine(affine: NDArray[np.float64], where: object) -> None:
 
 
 def check_intensities(array: NDArray[np.generic], where: object = None) -> None:
-    """Refuse an array that cannot be a CT in HU: NaN, infinite, constant, or without anything below -200."""
+    """Refuse an array that cannot be a CT in HU: NaN, infinite, constant, or without anything below -200.
+
+    Raises:
+        IntensityError: it is one of these.
+    """
     with np.errstate(invalid="ignore"):
         low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError(
+        raise IntensityError(
             "holds NaN or infinite values", where=where, mend="Replace them, for example by -1024 (air), and save it."
         )
     if low == high:
-        raise InputError(f"holds the value {low:g} in every voxel", where=where, mend="Give a scan that is not empty.")
+        raise IntensityError(
+            f"holds the value {low:g} in every voxel", where=where, mend="Give a scan that is not empty."
+        )
     if low >= HIGHEST_MINIMUM_HU:
         kind = "were scaled for display" if low >= 0 and high <= 255 else "are not Hounsfield units, or not of a CT"
-        raise InputError(
+        raise IntensityError(
             f"has intensities from {low:g} to {high:g}, which {kind}",
             where=where,
             mend="Give a CT in HU, where air is about -1000; raw values from 0 often need 1024 subtracted.",

@@ -1,5 +1,6 @@
 """What the voxels of a case tell: labels that nobody declared, intensities that are no HU, a body that is mirrored."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from dsmseg.datasets.loading import LoadedCase
 from dsmseg.datasets.verification.findings import Check, Finding
 from dsmseg.volume import body_mask
 
-_FEWEST_VOXELS = 20  # of a structure at the spacing of the check; fewer tell nothing about where it lies
+_LEAST_ML = 0.5  # of a structure; a few stray voxels tell neither its density nor where it lies
 _SOFT_TISSUE_HU = (-200.0, 300.0)
 _LEAST_SOFT_TISSUE = 0.15  # of the body; a scan that is off by 1,024 has none
 _BONE_HU = 200.0
@@ -78,12 +79,15 @@ def _wrong_intensities(case: LoadedCase, description: Description, body: Body) -
         return f"nothing in it is denser than air (HU from {hu.min():.0f} to {hu.max():.0f})"
     inside = hu[body.mask]
     soft = float(((inside > _SOFT_TISSUE_HU[0]) & (inside < _SOFT_TISSUE_HU[1])).mean())
-    for classes, labels in _labels_of_classes(description):
-        mask = _known_mask(case, labels)
+    judged, wrong = 0, []
+    for classes, mask in _large_enough(case, description):
         low, high = atlas().hu[classes[0]]
-        mean = float(hu[mask].mean()) if mask is not None and mask.any() else None
-        if mean is not None and not low <= mean <= high:
-            return f"{' and '.join(classes)} have a mean of {mean:.0f} HU, outside {low:g} to {high:g}"
+        mean = float(hu[mask].mean())
+        judged += 1
+        if not low <= mean <= high:
+            wrong.append(f"{' and '.join(classes)} have a mean of {mean:.0f} HU, outside {low:g} to {high:g}")
+    if len(wrong) > (judged > 3):  # one organ among many may be full of contrast or of air
+        return wrong[0]
     if soft < _LEAST_SOFT_TISSUE:
         return f"only {100 * soft:.0f} % of the body is as dense as soft tissue"
     return None
@@ -92,10 +96,8 @@ def _wrong_intensities(case: LoadedCase, description: Description, body: Body) -
 def _wrong_directions(case: LoadedCase, description: Description, body: Body) -> list[str]:
     affine = case.image.affine
     centers: dict[Classes, NDArray[np.float64]] = {}
-    for classes, labels in _labels_of_classes(description):
-        mask = _known_mask(case, labels)
-        if mask is not None and np.count_nonzero(mask) >= _FEWEST_VOXELS:
-            centers[classes] = affine[:3, :3] @ _center(mask) + affine[:3, 3]
+    for classes, mask in _large_enough(case, description):
+        centers[classes] = affine[:3, :3] @ _center(mask) + affine[:3, 3]
     middle = None
     if body.middle is not None:
         _, y, z = (np.array(body.mask.shape) - 1) / 2
@@ -109,14 +111,19 @@ def _wrong_directions(case: LoadedCase, description: Description, body: Body) ->
     return told
 
 
+def _large_enough(case: LoadedCase, description: Description) -> Iterator[tuple[Classes, Mask]]:
+    """Give the masks of classes of which there is enough to judge by, however fine the grid is."""
+    for classes, labels in _labels_of_classes(description):
+        if not case.structures.present.isdisjoint(labels):
+            mask = case.structures.mask(labels)
+            if np.count_nonzero(mask) * case.image.grid.voxel_volume_ml >= _LEAST_ML:
+                yield classes, mask
+
+
 def _labels_of_classes(description: Description) -> list[tuple[Classes, tuple[str, ...]]]:
     """Classes and the labels that make them up; both sides of a merged organ count as one."""
     single: list[tuple[Classes, tuple[str, ...]]] = [((name,), labels) for name, labels in description.classes.items()]
     return single + [((one.right, one.left), one.labels) for one in description.separated]
-
-
-def _known_mask(case: LoadedCase, labels: tuple[str, ...]) -> Mask | None:
-    return None if case.structures.present.isdisjoint(labels) else case.structures.mask(labels)
 
 
 def _center(mask: Mask) -> NDArray[np.float64]:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dsmseg.datasets.loading import GridMismatchError
+from dsmseg.volume import IntensityError
+
 Check = Literal[
     "count",  # published cases that are not there
     "layout",  # an image without labels, labels without an image, a case that is there twice, a file that is missing
@@ -35,8 +38,13 @@ class Finding:
         return " ".join(f"{place}: {self.check}: {self.what}. {self.mend}".split())
 
 
-def from_error(dataset: str, case: str, check: Check, error: Exception) -> Finding:
+def from_error(dataset: str, case: str, error: Exception) -> Finding:
     """Make a finding of what kept a file from being used."""
+    check: Check = "unreadable"
+    if isinstance(error, GridMismatchError):
+        check = "grid"
+    elif isinstance(error, IntensityError):
+        check = "intensities"
     what, mend = getattr(error, "what", str(error)), getattr(error, "mend", "Look at the file.")
     where = getattr(error, "where", None)
     return Finding(dataset, case, check, what if where is None else f"{where} {what}", mend)

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def check_headers(case: CaseFiles, description: Description) -> list[Finding]:
     try:
         image = read_grid(case.image)
     except InputError as error:
-        return [from_error(description.name, case.id, "unreadable", error)]
+        return [from_error(description.name, case.id, error)]
     if image.spacing == (1.0, 1.0, 1.0) and max(image.shape) >= _REAL_WIDTH:
         findings.append(
             Finding(
@@ -43,8 +44,11 @@ def check_headers(case: CaseFiles, description: Description) -> list[Finding]:
             )
         )
     if description.layout.kind != "PNG stack":
-        for path in case.labels.values():
-            findings += _check_labels(case, path, image, description)
+        wrong = [one for path in case.labels.values() for one in _check_labels(case, path, image, description)]
+        if len(wrong) > 1:  # files of structures share their fault, as a rule
+            others = f"{wrong[0].what} ({len(wrong)} of its {len(case.labels)} label files are faulty)"
+            wrong = [replace(wrong[0], what=others)]
+        findings += wrong
     return findings
 
 
@@ -52,14 +56,14 @@ def _check_labels(case: CaseFiles, path: Path, image: Grid, description: Descrip
     try:
         labels = read_grid(path)
     except InputError as error:
-        return [from_error(description.name, case.id, "unreadable", error)]
-    trusted = description.layout.placing[0] == "header"
-    if not trusted and labels.shape == image.shape:
-        return []
+        return [from_error(description.name, case.id, error)]
     if agree(image, labels):
         return []
     here, there = _upright(image), _upright(labels)  # the same place may be stored in another order of axes
     if agree(here, there):
+        return []
+    untrusted = description.layout.placing[0] != "header"
+    if untrusted and (labels.shape == image.shape or there.shape == here.shape):
         return []
     if labels.shape != image.shape and here.shape != there.shape:
         what = f"{path} has {_text(labels.shape)} voxels where its image has {_text(image.shape)}"
