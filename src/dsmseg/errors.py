@@ -1,5 +1,7 @@
 """The one exception family of dsmseg: each text says what was found, where, and how to mend it."""
 
+from functools import partial
+
 
 class DsmsegError(Exception):
     """What the caller can mend. The command line prints it as one line and exits with 2."""
@@ -11,6 +13,10 @@ class DsmsegError(Exception):
         self.mend = mend
         place = "" if where is None else f"{where}: "
         super().__init__(" ".join(f"{place}{what}. {mend}".split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let an error go from one process to another: what it is made from is more than its text."""
+        return partial(type(self), where=self.where, mend=self.mend), (self.what,)
 
 
 class InputError(DsmsegError):

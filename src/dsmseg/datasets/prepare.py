@@ -12,7 +12,7 @@ from dsmseg.datasets.fingerprint import find_copies
 from dsmseg.datasets.layout import Found, case_order
 from dsmseg.datasets.preparation import Job, is_up_to_date, prepare_case
 from dsmseg.datasets.store import Settings, Store
-from dsmseg.datasets.verification.findings import Check, Finding, from_error
+from dsmseg.datasets.verification.findings import Check, Finding, from_error, in_order
 from dsmseg.datasets.verify import memory_of
 from dsmseg.datasets.workers import Done, Task, run_all
 from dsmseg.errors import InputError, OutputError
@@ -139,7 +139,8 @@ def _summary(
     here = {one.id for one in found.cases}
     stored = {path.parent.name for path in (store.folder / name).glob("[!.]*/case.json")}
     gone = sorted(stored - here, key=case_order)
-    return Prepared(name, tuple(written[name]), tuple(kept[name]), tuple(left_out[name]), tuple(gone))
+    done = sorted(written[name], key=case_order)
+    return Prepared(name, tuple(done), tuple(kept[name]), tuple(in_order(left_out[name])), tuple(gone))
 
 
 def _remove_remains(folder: Path) -> None:

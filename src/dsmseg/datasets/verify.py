@@ -11,7 +11,7 @@ from dsmseg.datasets.layout import CaseFiles, Found
 from dsmseg.datasets.loading import load_case
 from dsmseg.datasets.splits import published_cases
 from dsmseg.datasets.verification.content import check_content, find_body
-from dsmseg.datasets.verification.findings import Finding, from_error
+from dsmseg.datasets.verification.findings import Finding, from_error, in_order
 from dsmseg.datasets.verification.headers import check_files, check_headers
 from dsmseg.datasets.workers import Task, run_all
 from dsmseg.errors import DsmsegError, InputError
@@ -173,4 +173,4 @@ def memory_of(image: Path) -> int:
 def _summary(found: Found, findings: list[Finding], copies: Sequence[tuple[str, str, float]]) -> Verified:
     name = found.description.name
     own = tuple(pair for pair in copies if f"{name}/" in (pair[0][: len(name) + 1], pair[1][: len(name) + 1]))
-    return Verified(name, len(found.cases), found.description.published, tuple(findings), own)
+    return Verified(name, len(found.cases), found.description.published, tuple(in_order(findings)), own)

@@ -1,8 +1,10 @@
 """What verification finds: one line each, with the case and how to mend it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from dsmseg.datasets.layout import case_order
 from dsmseg.datasets.loading import GridMismatchError
 from dsmseg.volume import IntensityError
 
@@ -36,6 +38,11 @@ class Finding:
         """All of it in one line."""
         place = self.dataset if self.case is None else f"{self.dataset} {self.case}"
         return " ".join(f"{place}: {self.check}: {self.what}. {self.mend}".split())
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort findings: those of the data set as a whole first, then by case, whichever worker was the first to tell."""
+    return sorted(findings, key=lambda one: (one.case is not None, case_order(one.case or ""), one.check))
 
 
 def from_error(dataset: str, case: str, error: Exception) -> Finding:
