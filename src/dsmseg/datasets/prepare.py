@@ -1,7 +1,7 @@
 """Prepare the data sets of a folder into a store: in parallel, whole cases or none, only what has changed."""
 
-import fcntl
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,9 +163,21 @@ def _alone(folder: Path) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(lock.fileno())
+        except OSError as error:
             raise InputError(
                 "is being prepared by another process", where=folder, mend="Wait for it, or end it."
             ) from error
         yield
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file, or raise OSError at once where another process has."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

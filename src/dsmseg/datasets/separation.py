@@ -31,7 +31,9 @@ _PAIRS: Mapping[Rule, _Pair] = {
     "adrenal glands": _Pair(apart_mm=22.0, neck_mm=8.0),
     "heads of femur": _Pair(apart_mm=90.0, neck_mm=12.0),
 }
-_LEAST_SHARE = 0.12  # a part smaller than this share of the largest is a fragment, and goes with the nearer of the two
+# A part smaller than this share of the largest is a fragment, and goes with the nearer of the two: of parts as they are
+# (the tip of a lung that the scan just reaches is no fragment), and of what is left of one that was worn down.
+_LEAST_SHARE, _LEAST_WORN_SHARE = 0.02, 0.12
 _HALF_SHARE = 0.25  # each side of a cut holds at least this share of the whole
 _UNCERTAIN_SHARE = 0.25  # of apart_mm: one organ alone must lie at least this far from the middle to have a side
 
@@ -61,7 +63,7 @@ def part_sides(
         return mask, mask
     inner = mask[box]
     pair = _PAIRS[rule]
-    seeds = _apart(inner, pair, spacing)
+    seeds = _apart(inner, pair, spacing, _LEAST_SHARE)
     if seeds is None:
         seeds = _worn_apart(inner, pair, spacing)
     if seeds is not None:
@@ -103,13 +105,15 @@ def _waist(mask: Mask, pair: _Pair, spacing: tuple[float, float, float], middle:
     return cut if apart * spacing[0] >= pair.apart_mm else None
 
 
-def _apart(mask: Mask, pair: _Pair, spacing: tuple[float, float, float]) -> tuple[Mask, Mask] | None:
+def _apart(
+    mask: Mask, pair: _Pair, spacing: tuple[float, float, float], least_share: float
+) -> tuple[Mask, Mask] | None:
     """Give the two sides, as (right, left) and without fragments, where they are separate parts."""
     parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     if count < 2:
         return None
     sizes = np.bincount(parts.ravel())[1:]
-    large = np.flatnonzero(sizes >= _LEAST_SHARE * sizes.max()) + 1
+    large = np.flatnonzero(sizes >= least_share * sizes.max()) + 1
     if large.size < 2:
         return None
     along = np.arange(mask.shape[0]) * spacing[0]
@@ -140,7 +144,7 @@ def _worn_apart(mask: Mask, pair: _Pair, spacing: tuple[float, float, float]) ->
     depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     step = min(spacing)
     for worn in np.arange(step, pair.neck_mm / 2 + step, step):
-        seeds = _apart(depth > worn, pair, spacing)
+        seeds = _apart(depth > worn, pair, spacing, _LEAST_WORN_SHARE)
         if seeds is not None:
             return seeds
     return None

@@ -17,6 +17,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 _MEMORY_SHARE = 0.6  # of the machine's memory; the rest is for everything else
+_MODEST_MEMORY = 8 << 30
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -39,7 +40,10 @@ class Done(Generic[Input, Output]):
 
 def memory_limit() -> int:
     """Give the bytes that all workers together may take: a share of the machine's memory, or of its container's."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not tell
+        total = _MODEST_MEMORY
     for path in _LIMIT_FILES:
         try:
             total = min(total, int(path.read_text()))
