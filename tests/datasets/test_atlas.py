@@ -1,6 +1,7 @@
 """The order of organs tells a mirrored body and exchanged sides, and nothing of a body as it should be."""
 
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -144,3 +145,60 @@ def test_organs_that_lie_almost_side_by_side_the_wrong_way_are_no_contradiction(
     # A child, a scoliosis: the spleen is at the height of the kidney.
     centers = {("Spleen",): np.array([0.0, 0, 0]), ("Bladder",): np.array([0.0, 0, mm])}
     assert misplaced(centers) == []
+
+
+moves = st.dictionaries(st.sampled_from(NAMES), st.tuples(*[st.floats(-15, 15)] * 3))
+
+
+def moved(names, moves, mirror=(1, 1, 1)):
+    """Give centers, each moved by up to 15 mm along each axis, of a body that is then mirrored."""
+    return {(name,): (atlas().center[name] + moves.get(name, (0, 0, 0))) * np.array(mirror) for name in names}
+
+
+@given(subsets, moves, st.booleans())
+def test_organs_up_to_15_mm_from_their_places_are_not_told(names, moves, knows_middle):
+    assert misplaced(moved(names, moves), 0.0 if knows_middle else None) == []
+
+
+@given(moves, st.sampled_from(AXES))
+def test_a_mirrored_axis_is_told_by_organs_that_are_there_and_do_lie_so(moves, axis):
+    centers = moved(NAMES, moves, MIRRORS[axis])
+    (told,) = misplaced(centers)
+    assert told_axes([told]) == {axis}
+    named = [name for name in NAMES if re.search(rf"\b{name}\b", told)]
+    assert len(named) >= 2
+    (mm,) = re.findall(r" lies (\d+) mm ", told)
+    apart = [abs(centers[(one,)][axis] - centers[(other,)][axis]) for one in named for other in named]
+    assert any(abs(one - float(mm)) <= 0.5 for one in apart)
+
+
+@given(moves, st.sampled_from([pair for pair in PAIRS if "Adrenal" not in pair[0]]))
+def test_an_exchanged_pair_is_told_though_organs_are_not_quite_in_their_places(moves, pair):
+    centers = moved(NAMES, moves)
+    right, left = ((one,) for one in pair)
+    centers[right], centers[left] = centers[left], centers[right]
+    (told,) = misplaced(centers)
+    assert told.startswith("the sides of an organ are exchanged: ")
+    assert all(name in told for name in pair)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_body_whose_pairs_are_all_merged_tells_each_axis(axis):
+    whole = centers_of([name for name in NAMES if not any(name in pair for pair in PAIRS)])
+    whole |= {pair: (atlas().center[pair[0]] + atlas().center[pair[1]]) / 2 for pair in PAIRS}
+    assert misplaced(whole, 0.0) == []
+    (told,) = misplaced({classes: center * MIRRORS[axis] for classes, center in whole.items()}, 0.0)
+    assert told_axes([told]) == {axis}
+
+
+def test_no_two_organs_that_come_15_mm_nearer_each_are_told():
+    for one, other in combinations(NAMES, 2):
+        toward = np.sign(atlas().center[other] - atlas().center[one]) * 15
+        centers = {(one,): atlas().center[one] + toward, (other,): atlas().center[other] - toward}
+        assert misplaced(centers) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_organ_that_comes_15_mm_nearer_the_body_s_middle_is_not_told(name):
+    center = atlas().center[name]
+    assert misplaced({(name,): center}, 15 * np.sign(center[0])) == []

@@ -83,9 +83,7 @@ def refusal(tmp_path, text):
 def test_each_packaged_file_is_valid_and_listed_once_in_the_order():
     names = [one.name for one in packaged()]
     assert len(set(names)) == len(names) == 16
-    assert {f"{name}.toml" for name in names} == {
-        path.name for path in PUBLIC.iterdir() if path.name.endswith(".toml")
-    }
+    assert {f"{name}.toml" for name in names} == {path.name for path in PUBLIC.iterdir() if path.name.endswith(".toml")}
 
 
 @pytest.mark.parametrize("one", packaged(), ids=lambda one: one.name)
@@ -176,7 +174,7 @@ def test_a_description_of_your_own_is_read_as_those_of_the_package(tmp_path):
         # A setting that is misspelt: the nearest is named.
         ("titel", "title", "'titel' is no setting; the nearest is 'title'"),
         ("[clases]", "[classes]", "'clases' is no setting; the nearest is 'classes'"),
-        ("images = [\"images/{case}\"]\nkinds = 1", 'images = ["images/{case}"]', "'layout.kinds' is no setting"),
+        ('images = ["images/{case}"]\nkinds = 1', 'images = ["images/{case}"]', "'layout.kinds' is no setting"),
         ("cases = ", "case = ", "the nearest is 'case'"),
         ("image = [", "images = [", "'layout.image' is no setting; the nearest is 'images'"),
         ("rigth = ", "right = ", "'separated.0.rigth' is no setting; the nearest is 'right'"),
@@ -307,12 +305,12 @@ def test_a_case_that_could_not_be_searched_for_is_refused_and_never_crashes(tmp_
     text = OWN.replace("case = 'p\\d+'", f'case = "{case}"')
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "images" / "p1.nii.gz").touch()
+    path, lines = written(tmp_path, text), []
     try:
-        description = read_description(written(tmp_path, text))
+        find_datasets(tmp_path / "data", [read_description(path)])
     except InputError as error:
-        assert "\n" not in str(error)
-        return
-    find_datasets(tmp_path / "data", [description])
+        lines.append(str(error))
+    assert all(str(path) in line and "\n" not in line for line in lines)
 
 
 @pytest.mark.parametrize("case", [".*", ".+", r"[^x]*", r"\d*"])

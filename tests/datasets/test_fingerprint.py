@@ -170,3 +170,35 @@ def test_any_shape_has_a_fingerprint_that_finds_its_mirror_image(shape, seed):
     array = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 900, shape), 1.0).astype(np.float32)
     one, other = fingerprint(array), fingerprint(array[::-1, :, ::-1])
     assert find_copies({"one": one, "other": other})[0][:2] == ("one", "other")
+
+
+def test_a_fingerprint_does_not_depend_on_how_the_scan_lies_in_memory(bodies):
+    array = next(iter(bodies.values())).array
+    expected, before = fingerprint(array), array.copy()
+    wide = np.zeros((array.shape[0], 2 * array.shape[1], array.shape[2]), array.dtype)
+    wide[:, ::2] = array
+    layouts = {
+        "C": np.ascontiguousarray(array),
+        "F": np.asfortranarray(array),
+        "every second voxel of another": wide[:, ::2],
+        "read only": np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    }
+    for axes in ((0,), (1,), (2,), (0, 1, 2)):
+        layouts[f"negative strides {axes}"] = np.flip(np.flip(array, axes).copy(), axes)
+    for order in permutations(range(3)):
+        stored = np.ascontiguousarray(array.transpose(order))
+        layouts[f"axes stored as {order}"] = stored.transpose(np.argsort(order))
+    for name, same in layouts.items():
+        np.testing.assert_array_equal(fingerprint(same), expected, err_msg=name)
+    np.testing.assert_array_equal(array, before)
+
+
+def test_bodies_are_no_copies_of_real_scans(bodies, scans):
+    prints = {name: fingerprint(one.array) for name, one in (bodies | scans).items()}
+    assert find_copies(prints) == []
+
+
+@pytest.mark.parametrize("shape", [(33, 50, 21), (512, 512, 60), (12, 12, 12), (1, 1, 1)])
+def test_constant_volumes_of_one_shape_are_no_copies_of_each_other(shape):
+    prints = {f"{hu} HU": fingerprint(np.full(shape, hu, np.float32)) for hu in (-1024, -800, 0, 37.3, 400, 3000)}
+    assert [pair[:2] for pair in find_copies(prints)] == []

@@ -78,9 +78,7 @@ def test_a_voxel_is_of_each_class_that_its_label_makes_up(plan, seed, dtype):
 @settings(max_examples=40)
 @given(plans, st.integers(0, 2**32 - 1))
 def test_masks_that_overlap_give_each_voxel_all_their_classes(plan, seed):
-    description = described(
-        classes={name: [f"s{id}" for id in sorted(ids)] for name, ids in plan.items()}, apart=True
-    )
+    description = described(classes={name: [f"s{id}" for id in sorted(ids)] for name, ids in plan.items()}, apart=True)
     random = np.random.default_rng(seed)
     masks = {name: random.random(SHAPE) < 0.3 for name in description.structures}
     found = from_masks(masks, description)
@@ -234,3 +232,85 @@ def test_parting_goes_over_files_of_structures_too():
     np.testing.assert_array_equal(found.mask(find("liver").id), right)
     unknown = from_masks({"liver": right}, description, middle=14.5)
     assert unknown.annotated == (find("liver").id,)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_merged_organ_whose_optional_tumor_has_no_file_is_still_parted(is_known):
+    right, left = two_boxes()
+    description = described(separated=[WITH_TUMOR], optional=("tumor",) if is_known else (), apart=True)
+    found = from_masks({"kidney": right | left}, description, middle=14.5)
+    check_whole(found)
+    assert found.annotated == ((RIGHT, LEFT) if is_known else ())
+    assert found.mask(RIGHT).any() == is_known
+    if is_known:
+        np.testing.assert_array_equal(found.mask(RIGHT), right)
+        np.testing.assert_array_equal(found.mask(LEFT), left)
+
+
+def test_both_classes_of_a_merged_pair_hold_the_union_of_overlapping_files():
+    organ, tumor = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    organ[13:17, 1:4, 1:4], tumor[13:17, 2:5, 2:5] = True, True
+    description = described(classes={"Kidney Tumor": ["tumor"]}, separated=[WITH_TUMOR], apart=True)
+    found = from_masks({"kidney": organ, "tumor": tumor}, description, middle=14.5)
+    check_whole(found)
+    assert found.merged == ((RIGHT, LEFT),)
+    for side in (RIGHT, LEFT):
+        np.testing.assert_array_equal(found.mask(side), organ | tumor)
+    np.testing.assert_array_equal(found.mask(TUMOR), tumor)
+
+
+def test_parting_stays_right_where_it_takes_the_sets_beyond_256():
+    # Eight overlapping masks use all 256 sets; each side of the kidneys then doubles those that it holds.
+    names = [name for name in NAMES if "Kidney" not in name][:8]
+    number = np.arange(48 * 12 * 12).reshape(48, 12, 12) % 256
+    masks = {f"s{index}": (number >> index) % 2 == 1 for index in range(8)}
+    right, left = np.zeros(number.shape, bool), np.zeros(number.shape, bool)
+    right[36:44, 2:10, 2:10], left[4:12, 2:10, 2:10] = True, True
+    description = described(
+        classes={name: [f"s{index}"] for index, name in enumerate(names)}, separated=[KIDNEYS], apart=True
+    )
+    found = from_masks(masks | {"kidney": right | left}, description, middle=23.5)
+    check_whole(found)
+    assert len(found.sets) > 256
+    assert found.codes.dtype == np.uint16
+    np.testing.assert_array_equal(found.mask(RIGHT), right)
+    np.testing.assert_array_equal(found.mask(LEFT), left)
+    for index, name in enumerate(names):
+        np.testing.assert_array_equal(found.mask(find(name).id), masks[f"s{index}"])
+
+
+def test_a_label_map_of_more_than_256_sets_takes_two_bytes_too():
+    names = NAMES[:9]
+    labels = {f"label {id}": id for id in range(1, 400)}
+    classes = {name: [f"label {id}" for id in labels.values() if (id >> bit) % 2] for bit, name in enumerate(names)}
+    ids = (np.arange(20 * 5 * 4) % 400).astype(np.uint16).reshape(20, 5, 4)
+    found = from_map(ids, described(labels=labels, classes=classes))
+    check_whole(found)
+    assert found.codes.dtype == np.uint16
+    assert len(found.sets) == 400
+    for bit, name in enumerate(names):
+        np.testing.assert_array_equal(found.mask(find(name).id), (ids >> bit) % 2 == 1)
+
+
+@settings(max_examples=20)
+@given(plans, st.integers(0, 2**32 - 1))
+def test_how_labels_lie_in_memory_makes_no_difference(plan, seed):
+    labels = {f"label {id}": id for id in range(1, 10)}
+    description = described(
+        labels=labels, classes={name: [f"label {id}" for id in sorted(ids)] for name, ids in plan.items()}
+    )
+    ids = np.random.default_rng(seed).integers(0, 12, SHAPE).astype(np.uint8)
+    expected = from_map(ids, description)
+    for same in (np.asfortranarray(ids), np.flip(np.flip(ids).copy()), np.repeat(ids, 2, axis=1)[:, ::2]):
+        found = from_map(same, description)
+        assert found.sets == expected.sets
+        np.testing.assert_array_equal(found.codes, expected.codes)
+
+
+def test_masks_given_are_not_changed():
+    right, left = two_boxes()
+    masks = {"kidney": right | left, "liver": right.copy()}
+    before = {name: mask.copy() for name, mask in masks.items()}
+    from_masks(masks, described(separated=[KIDNEYS], classes={"Liver": ["liver"]}, apart=True), middle=14.5)
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(mask, before[name])

@@ -1,10 +1,14 @@
 """What a store holds comes back as it was, and what is damaged or foreign is one line."""
 
 import json
+import shutil
 
 import blosc2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from dsmseg.datasets.store import CaseRecord, Settings, Store, as_rows, write_case
 from dsmseg.errors import DsmsegError, InputError
@@ -144,6 +148,139 @@ def test_an_array_that_is_an_expression_is_refused_not_evaluated(store) -> None:
     (operand + 1).save(str(path))
     with pytest.raises(InputError, match=r"image\.b2nd"):
         read_all(store)
+
+
+MARK = "evaluated"
+
+
+def marking(inputs, output, offset):  # what an attacker would have run: it leaves a mark where it is evaluated
+    from pathlib import Path
+
+    Path("evaluated").touch()
+    output[:] = inputs[0]
+
+
+def test_a_program_in_place_of_an_array_is_refused_and_never_run(store, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = store.case_folder("lits", "7") / "image.b2nd"
+    path.unlink()
+    operand = blosc2.asarray(np.arange(10), urlpath=str(tmp_path / "operand.b2nd"), mode="w")
+    blosc2.lazyudf(marking, (operand,), operand.dtype).save(str(path))
+    with pytest.raises(InputError, match=r"image\.b2nd"):
+        read_all(store)
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("kind", ["list of chunks", "another shape", "another type", "four axes"])
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd"])
+def test_what_is_not_the_array_of_the_record_is_refused(store, name, kind) -> None:
+    path = store.case_folder("lits", "7") / name
+    path.unlink()
+    if kind == "list of chunks":
+        blosc2.SChunk(chunksize=80, data=np.arange(10), urlpath=str(path), mode="w")
+    else:
+        other = {
+            "another shape": np.zeros((5, 33, 20), np.int16),
+            "another type": np.zeros(SHAPE, np.float64),
+            "four axes": np.zeros((*SHAPE, 1), np.int16),
+        }[kind]
+        blosc2.asarray(other, urlpath=str(path), mode="w")
+    with pytest.raises(InputError, match=name) as caught:
+        read_all(store)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd"])
+def test_voxels_that_cannot_be_decompressed_are_one_line(store, name) -> None:
+    path = store.case_folder("lits", "7") / name
+    content = path.read_bytes()
+    lines = []
+    for share in (0.2, 0.35, 0.5, 0.65, 0.8):
+        place = int(share * len(content))
+        damaged = bytes(one ^ 0xFF for one in content[place : place + 24])
+        path.write_bytes(content[:place] + damaged + content[place + 24 :])
+        try:
+            read_all(store)
+        except DsmsegError as error:
+            lines.append(str(error))
+    assert all(name in line and "\n" not in line for line in lines)
+    assert lines or name == "image.b2nd"  # what is stored as it is decompresses to something else
+
+
+def test_locations_of_another_case_or_none_at_all_are_one_line(store) -> None:
+    path = store.case_folder("lits", "7") / "sampling.safetensors"
+    save_file({"something": np.zeros(3)}, path)
+    with pytest.raises(InputError, match=r"sampling\.safetensors"):
+        _ = store.cases()[0].fingerprint
+
+
+shapes = st.tuples(*[st.integers(1, 130)] * 3).filter(lambda shape: np.prod(shape) < 400_000)
+
+
+@settings(max_examples=15)
+@given(shapes, st.sampled_from((np.uint8, np.uint16)), st.integers(0, 2**32 - 1))
+def test_a_case_of_any_shape_comes_back_whole_and_in_parts(tmp_path_factory, shape, dtype, seed) -> None:
+    generator = np.random.default_rng(seed)
+    image = generator.integers(-4096, 32767, shape, endpoint=True).astype(np.int16)
+    codes = generator.integers(0, np.iinfo(dtype).max, shape, endpoint=True).astype(dtype)
+    written = []
+    for _ in range(2):
+        store = Store.create(tmp_path_factory.mktemp("any") / "store", Settings())
+        folder = store.case_folder("own", "a b")
+        folder.mkdir(parents=True)
+        known = record(dataset="own", case="a b", shape=shape, own_shape=shape)
+        write_case(folder, known, image=image, codes=codes, locations={}, fingerprint=np.zeros((12, 12, 12), np.int8))
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    case = store.read_case("own", "a b")
+    assert case.codes[:].dtype == dtype
+    np.testing.assert_array_equal(case.image[:], image)
+    np.testing.assert_array_equal(case.codes[:], codes)
+    low = [int(generator.integers(size)) for size in shape]
+    part = tuple(slice(first, int(generator.integers(first, size)) + 1) for first, size in zip(low, shape, strict=True))
+    np.testing.assert_array_equal(case.image[part], image[part])
+    np.testing.assert_array_equal(case.codes[part], codes[part])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"spacing_mm": (1.5, 1.5, 3.0)}, {"hu_window": (-1000.0, 250.0)}, {"hu_window": (-175.0, 250.5)}],
+    ids=str,
+)
+def test_each_other_setting_is_told_and_nothing_is_changed(store, changes) -> None:
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="was prepared with") as caught:
+        Store.create(store.folder, Settings(**changes))
+    assert "\n" not in str(caught.value)
+    assert str(store.folder) in str(caught.value)
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_store_is_begun_in_a_new_an_empty_or_a_hidden_folder_but_not_in_a_file(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".DS_Store").touch()
+    for name in ("empty", "hidden", "new/deep"):
+        assert Store.create(tmp_path / name, Settings()).cases() == []
+        assert Store.open(tmp_path / name).settings == Settings()
+    (tmp_path / "file").touch()
+    with pytest.raises(DsmsegError) as caught:
+        Store.create(tmp_path / "file", Settings())
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DsmsegError) as caught:
+        Store.create(tmp_path / "file" / "below", Settings())
+    assert "\n" not in str(caught.value)
+
+
+def test_cases_come_by_data_set_and_id_and_what_begins_with_a_dot_is_none(store) -> None:
+    first = store.case_folder("lits", "7")
+    for name in ("btcv/0002", "btcv/0001", ".hidden/1", "btcv/.12ab34cd.0003"):
+        shutil.copytree(first, store.folder / name)
+    assert [f"{one.folder.parent.name}/{one.folder.name}" for one in store.cases()] == [
+        "btcv/0001",
+        "btcv/0002",
+        "lits/7",
+    ]
 
 
 def test_records_are_plain_json(store) -> None:

@@ -1,12 +1,15 @@
 """Work is done whatever one piece of it does, within a limit of memory, and ends with its parent."""
 
+import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from dsmseg.datasets import workers as workers_module
 from dsmseg.datasets.workers import Task, memory_limit, run_all
 from dsmseg.errors import InputError
 
@@ -47,6 +50,44 @@ def stay(task: tuple[Path, int]) -> int:
     seen = len(list(folder.iterdir()))
     mark.unlink()
     return seen
+
+
+def note(task: tuple[Path, str, float]) -> str:
+    """Note when the work begins and ends, and do in between what the name says."""
+    folder, name, seconds = task
+    what, _, number = name.partition(" ")
+    _append(folder, f"begin {number} {os.getpid()}")
+    time.sleep(seconds)
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "break":
+        raise ValueError(name)
+    _append(folder, f"end {number} {os.getpid()}")
+    return number
+
+
+def _append(folder: Path, text: str) -> None:
+    """Write a line whole, whoever else writes."""
+    descriptor = os.open(folder / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, f"{text}\n".encode())
+    os.close(descriptor)
+
+
+def notes(folder: Path) -> list[list[str]]:
+    """Give what was noted: begin or end, number, process."""
+    return [line.split() for line in (folder / "notes").read_text().splitlines()]
+
+
+def gone(process: int, seconds: float = 15.0) -> bool:
+    """Wait for a process to end."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def outputs(function, inputs, workers, **options):
@@ -102,3 +143,78 @@ def test_a_task_larger_than_all_memory_runs_alone(tmp_path) -> None:
 
 def test_the_limit_is_a_part_of_the_machine_s_memory() -> None:
     assert 0 < memory_limit() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_the_tasks_under_way_never_take_more_memory_than_there_is(tmp_path) -> None:
+    sizes = [3, 5, 9, 2, 4, 14, 1, 6, 5]  # 14 is beyond the limit by itself
+    tasks = [Task((tmp_path, f"do {number}", 0.03), size) for number, size in enumerate(sizes)]
+    assert sorted(done.output for done in run_all(note, tasks, 4, limit=10)) == list("012345678")
+    running: Counter[int] = Counter()
+    most = 0
+    for what, number, _ in notes(tmp_path):
+        running[int(number)] += 1 if what == "begin" else -1
+        taken = [sizes[one] for one, count in running.items() if count]
+        assert sum(taken) <= 10 or taken == [14]
+        most = max(most, len(taken))
+    assert most > 1
+
+
+def test_several_tasks_that_kill_their_workers_are_told_and_the_rest_is_done(tmp_path) -> None:
+    names = ["die 0", "die 1", "do 2"]
+    results = list(run_all(note, [Task((tmp_path, name, 0.01)) for name in names], 2))
+    told = {done.input[1]: done for done in results}
+    assert len(results) == len(told) == len(names)
+    for name, done in told.items():
+        assert (done.error is not None) == name.startswith("die")
+        assert done.output == (None if done.error else name.removeprefix("do "))
+
+
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_costs_nothing(tmp_path) -> None:
+    found = []
+    for done in run_all(note, [Task((tmp_path, f"do {number}", 0.0)) for number in range(6)], 2):
+        found.append(done.output)
+        if len(found) in (2, 4):
+            time.sleep(0.2)  # by now none is at work
+            child = multiprocessing.active_children()[0]
+            child.kill()
+            child.join()
+            time.sleep(0.2)
+    assert sorted(found) == list("012345")
+
+
+def test_a_fault_of_our_own_ends_the_other_workers_in_the_midst_of_their_work(tmp_path) -> None:
+    tasks = [Task((tmp_path, "break 0", 0.0)), *[Task((tmp_path, f"do {number}", 60.0)) for number in (1, 2)]]
+    with pytest.raises(ValueError, match="break 0"):
+        list(run_all(note, tasks, 2))
+    assert all(what == "begin" and gone(int(process)) for what, _, process in notes(tmp_path))
+
+
+def test_who_takes_no_more_results_leaves_no_worker_behind(tmp_path) -> None:
+    tasks = [Task((tmp_path, "do 0", 0.0)), *[Task((tmp_path, f"do {number}", 60.0)) for number in (1, 2)]]
+    run = run_all(note, tasks, 2)
+    assert next(run).output == "0"
+    run.close()
+    assert all(gone(int(process)) for _, _, process in notes(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("texts", "limit"),
+    [
+        ((None, None), None),
+        (("max\n", None), None),
+        (("9223372036854771712", "?"), None),
+        (("1000000\n", None), 1000000),
+        ((None, "1000000"), 1000000),
+        (("2000000", "1000000"), 1000000),
+    ],
+)
+def test_a_container_s_limit_is_kept_and_where_there_is_none_the_machine_s(tmp_path, monkeypatch, texts, limit) -> None:
+    monkeypatch.setattr(workers_module, "_LIMIT_FILES", ())
+    machine = memory_limit()
+    paths = tuple(tmp_path / str(number) for number in range(len(texts)))
+    for path, text in zip(paths, texts, strict=True):
+        if text is not None:
+            path.write_text(text)
+    monkeypatch.setattr(workers_module, "_LIMIT_FILES", paths)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_limit() == (machine if limit is None else pytest.approx(limit * machine / total, abs=1))

@@ -26,7 +26,7 @@ def choose_datasets(folder: Path, only: Sequence[str] = (), description: Path | 
         wanted = [read_description(description)]
     found = find_datasets(folder, wanted)
     if not found and description is None and not only:
-        found = [one for own in describe_foreign(folder) for one in find_datasets(folder, [own])]
+        found = [one for place, own in describe_foreign(folder) for one in find_datasets(place, [own])]
     missing = sorted({one.name for one in wanted} - {one.description.name for one in found})
     if missing and (only or description is not None):
         first = next(one for one in wanted if one.name == missing[0])

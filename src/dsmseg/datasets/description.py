@@ -60,6 +60,10 @@ class Layout(_Section):
             raise ValueError(f"case '{self.case}' is no regular expression ({error})") from error
         if groups:
             raise ValueError("case must not hold groups; write (?:...)")
+        if self.case.startswith("(?") and not self.case.startswith("(?:"):
+            raise ValueError("case must not hold flags; write [Aa] for both")
+        if re.fullmatch(self.case, "") or re.fullmatch(self.case, "a/b"):
+            raise ValueError(f"case '{self.case}' also matches nothing, or a path; write for example [^/]+")
         for pattern in (*self.images, *self.labels):
             if pattern.count("{case}") == 0:
                 raise ValueError(f"the pattern '{pattern}' has no {{case}}")
@@ -163,8 +167,8 @@ class Description(_Section):
         if len(set(self.annotated)) != len(self.annotated):
             raise ValueError("a class is made up twice")
         for parting in self.separated:
-            sides = find(parting.right).side, find(parting.left).side
-            if sides != ("right", "left"):
+            right, left = find(parting.right), find(parting.left)
+            if (right.side, left.side) != ("right", "left") or right.snomed != left.snomed:
                 raise ValueError(f"'{parting.right}' and '{parting.left}' are not the right and left of an organ")
         return self
 

@@ -13,6 +13,7 @@ SAME = 0.985  # correlation; copies are above, other patients below (tests and d
 _HU = (-1000.0, 400.0)
 _QUANTILES = 48
 _QUANTILE_TOLERANCE = 0.03  # standard deviations; a copy's sorted values agree better than this
+_LEAST_DEVIATION = 1.0  # HU
 _ENOUGH = 96  # voxels along an axis; of longer ones every second, third, ... is enough
 _SCALE = 32.0
 
@@ -30,7 +31,10 @@ def fingerprint(hu: NDArray[np.number]) -> Fingerprint:
     for axis in range(3):
         small = _averaged(small, axis)
     detail = small - ndimage.gaussian_filter(small, 1.5, mode="nearest")
-    detail /= max(float(detail.std()), 1e-6)
+    deviation = float(detail.std())
+    if deviation < _LEAST_DEVIATION:  # nothing to be told by
+        return np.zeros(detail.shape, np.int8)
+    detail /= deviation
     result: Fingerprint = np.clip(np.rint(detail * _SCALE), -127, 127).astype(np.int8)
     return result
 

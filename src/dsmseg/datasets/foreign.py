@@ -20,19 +20,31 @@ _RULES = {
 }
 
 
-def describe_foreign(folder: Path) -> list[Description]:
+def describe_foreign(folder: Path) -> list[tuple[Path, Description]]:
     """Describe the data sets at ``folder``, or one folder below it, that carry their own description.
 
+    Returns:
+        The folder and the description of each.
+
     Raises:
-        InputError: a dataset.json is damaged, not of a CT, or names no structure of the taxonomy.
+        InputError: a dataset.json is damaged, not of a CT, or names no structure of the taxonomy; the names of two
+            folders are alike but for their signs.
     """
+    folder = folder.resolve()  # a name to call it by, however it was given
     places = [folder, *sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))]
-    described = [describe_index(place / _INDEX) for place in places if (place / _INDEX).is_file()]
+    described = [(place, describe_index(place / _INDEX)) for place in places if (place / _INDEX).is_file()]
+    names = [one.name for _, one in described]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"holds folders with like names ({', '.join(place.name for place, _ in described)})",
+            where=folder,
+            mend="Rename one, or give them one by one.",
+        )
     if described:
         return described
     for place in places:
         if next(place.glob("*/segmentations/*.nii*"), None) is not None:
-            return [_like_totalsegmentator(place)]
+            return [(place, _like_totalsegmentator(place))]
     return []
 
 
@@ -49,21 +61,21 @@ def describe_index(path: Path) -> Description:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labels = content["labels"]
-        channels = content.get("channel_names") or content["modality"]
+        channels = _channels(content.get("channel_names") or content["modality"])
         by_name_ = _by_name(labels)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"is no dataset.json of nnU-Net or MSD ({type(error).__name__}: {error})",
             where=path,
             mend="It needs labels, and channel_names or modality.",
         ) from error
-    if len(channels) != 1 or "MR" in str(next(iter(channels.values()))).upper():
+    if len(channels) != 1 or "MR" in channels[0].upper():
         raise InputError(
-            f"is of {', '.join(str(one) for one in channels.values())}, not of a CT",
+            f"is of {', '.join(channels)}, not of a CT",
             where=path,
             mend="Give a CT data set.",
         )
-    if "ignore" in labels:
+    if "ignore" in {str(one).casefold() for one in (*labels, *(labels.values()))}:
         raise InputError(
             "has a label 'ignore', voxels of which nothing is known",
             where=path,
@@ -100,8 +112,16 @@ def _by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             name, values = key, value if isinstance(value, list) else [value]
         ids = tuple(int(one) for one in values)
         if name.casefold() not in _NOT_LABELS and any(ids):
-            found[name] = ids
+            found[name] = tuple(dict.fromkeys((*found.get(name, ()), *(one for one in ids if one))))
     return found
+
+
+def _channels(content: Any) -> list[str]:
+    """Give the names of the channels: they come by number, as a list, or alone."""
+    values = content.values() if isinstance(content, Mapping) else content if isinstance(content, list) else [content]
+    if not all(isinstance(one, str) for one in values):
+        raise TypeError("channels have no names")
+    return list(values)
 
 
 def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, Any]:
@@ -124,7 +144,11 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
                     ids_of[host] |= ids_of[one.name]
     separated = []
     for name, found in meant.items():
-        if len(found) == 2 and {one.side for one in found} == {"left", "right"}:
+        if (
+            len(found) == 2
+            and {one.side for one in found} == {"left", "right"}
+            and not {one.name for one in found} <= ids_of.keys()  # each side has a label of its own too
+        ):
             right, left = sorted(found, key=lambda one: one.side == "left")
             tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in one.hosts]
             ids = set(by_name_[name]).union(*(ids_of[tumor] for tumor in tumors))

@@ -111,7 +111,7 @@ def _match(description: Description, paths: Iterable[str]) -> _Matches:
                 continue
             named = match.groupdict()
             structure = named.get("structure", WHOLE)
-            if structure == WHOLE or structure in structures:
+            if named["case"] and (structure == WHOLE or structure in structures):
                 place = _Place(named["case"], structure, named["path"])
                 (images if is_image else labels)[place] = None
             break
@@ -152,18 +152,30 @@ def _settle_claims(matches: dict[str, _Matches]) -> None:
 def _shared(path: str, label: _Place) -> tuple[int, int]:
     """How much of their paths an image and a label share; the more, the nearer. The same extension breaks a tie."""
     common = os.path.commonpath([path, label.path]) if "/" in path and "/" in label.path else ""
-    return len(common), int(path.partition(".")[2] == label.path.partition(".")[2])
+    return len(common), int(_extension(path) == _extension(label.path))
+
+
+def _extension(path: str) -> str:
+    return path.rsplit("/", 1)[-1].partition(".")[2]
 
 
 def _pair(folder: Path, description: Description, matches: _Matches) -> Found:
     repeated: dict[str, list[Path]] = defaultdict(list)
     images: dict[str, Path] = {}
     labels: dict[str, dict[str, Path]] = defaultdict(dict)
-    for place in matches.images:
+    of_case: dict[str, list[_Place]] = defaultdict(list)
+    for place in matches.labels:
+        of_case[place.case].append(place)
+
+    def nearness(place: _Place) -> tuple[int, int]:
+        return max((_shared(place.path, label) for label in of_case[place.case]), default=(-1, 0))
+
+    # Of a case that is there twice, image and labels of the same copy belong together: those that lie nearest.
+    for place in sorted(matches.images, key=nearness, reverse=True):
         path = folder / place.path
         if images.setdefault(place.case, path) != path:
             repeated[place.case].append(path)
-    for place in matches.labels:
+    for place in sorted(matches.labels, key=lambda one: _to_image(one, images, folder), reverse=True):
         path = folder / place.path
         if labels[place.case].setdefault(place.structure, path) != path:
             repeated[place.case].append(path)
@@ -179,6 +191,11 @@ def _pair(folder: Path, description: Description, matches: _Matches) -> Found:
     )
 
 
+def _to_image(label: _Place, images: dict[str, Path], folder: Path) -> tuple[int, int]:
+    image = images.get(label.case)
+    return (-1, 0) if image is None else _shared(image.relative_to(folder).as_posix(), label)
+
+
 def case_order(case: str) -> tuple[str | int, ...]:
     """Sort ids as people do: 2 before 10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", case))
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", case)))

@@ -22,6 +22,7 @@ _CORNERS = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0,
 _TOLERANCE_SHARE = 0.1  # of the smallest spacing: headers round, and that shifts nothing
 _WITNESSES = 200_000  # labelled voxels that tell how labels lie; more tell no more
 _EQUALLY_GOOD = 0.02
+_MOST_COUNTED = 65535
 
 
 class GridMismatchError(InputError):
@@ -104,10 +105,14 @@ def load_case(files: CaseFiles, description: Description, spacing: tuple[float, 
         structures = Structures(None, {}, masks)
     else:
         placed = placer.place(files.labels[WHOLE])
-        counts = _counts(placed.array)
-        unknown = tuple(int(one) for one in np.flatnonzero(counts) if one and one not in description.labels.values())
-        labelled = int(counts[1:].sum())
-        structures = Structures(resample_onto(placed, image.grid, nearest=True).array, description.labels, {})
+        known = frozenset(description.labels.values())
+        ids, counts = _counts(placed.array)
+        unknown = tuple(int(one) for one in ids if one and one not in known)
+        labelled = int(counts[ids > 0].sum())
+        array = resample_onto(placed, image.grid, nearest=True).array
+        if unknown and max(unknown) > max(known):  # a look-up by id must not grow with a number that means nothing
+            array = np.where(array > max(known), 0, array)
+        structures = Structures(array, description.labels, {})
     return LoadedCase(
         image=image,
         own=scan.own,
@@ -219,13 +224,17 @@ def _fit(labels: Volume, scan: Volume, ranges: dict[int, tuple[float, float]]) -
     return fitting / known if known else 0.0
 
 
-def _counts(ids: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Count each id, slice by slice, since counting makes every number eight bytes."""
+def _counts(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Give the ids that are there and how many voxels each has."""
+    if int(ids.max()) > _MOST_COUNTED:
+        values, repeats = np.unique(ids, return_counts=True)
+        return values, repeats.astype(np.int64)
     counts = np.zeros(int(ids.max()) + 1, dtype=np.int64)
     slowest = int(np.argmax(np.abs(ids.strides)))
-    for part in np.moveaxis(ids, slowest, 0):
+    for part in np.moveaxis(ids, slowest, 0):  # slice by slice, since counting makes every number eight bytes
         counts += np.bincount(part.ravel("K"), minlength=len(counts))
-    return counts
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def _read_png_stack(folder: Path) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from dsmseg.datasets.store import StoredCase
+from dsmseg.datasets.store import StoredArray, StoredCase
 from dsmseg.errors import InputError
 from dsmseg.model.losses import PartialLabels
 from dsmseg.taxonomy import CLASSES, TUMORS
@@ -271,14 +271,13 @@ def _groups(cases: Sequence[StoredCase]) -> list[_Group]:
     return groups
 
 
-def _read(array: object, start: Size, size: Size, beyond: int) -> NDArray[np.generic]:
+def _read(array: StoredArray, start: Size, size: Size, beyond: int) -> NDArray[np.generic]:
     """Read a patch of a stored array; what lies beyond it is ``beyond``."""
-    shape = array.shape  # type: ignore[attr-defined]
     inner = tuple(
         slice(max(0, first), min(length, first + width))
-        for first, width, length in zip(start, size, shape, strict=True)
+        for first, width, length in zip(start, size, array.shape, strict=True)
     )
-    part: NDArray[np.generic] = array[inner]  # type: ignore[index]
+    part: NDArray[np.generic] = array[inner]
     if part.shape == size:
         return part
     whole = np.full(size, beyond, part.dtype)

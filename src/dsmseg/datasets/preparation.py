@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dsmseg.datasets.store import (
 )
 from dsmseg.datasets.verification.content import Body, check_content, find_body
 from dsmseg.datasets.verification.findings import Check, Finding
+from dsmseg.errors import InputError
 from dsmseg.files import replacing_folder
 from dsmseg.volume import bounding_box
 
@@ -58,6 +59,7 @@ def prepare_case(job: Job, store: Store) -> list[Finding]:
     """
     started = time.time_ns()
     settings = store.settings
+    sources = _sources(job.files)  # before they are read: what changes meanwhile is not what the record says
     loaded = load_case(job.files, job.description, settings.spacing)
     body = find_body(loaded.image.array)
     findings = check_content(job.files.id, loaded, job.description, body)
@@ -74,7 +76,7 @@ def prepare_case(job: Job, store: Store) -> list[Finding]:
     hu = loaded.image.array[box]
     low, high = settings.hu_window
     locations = find_locations(labels)
-    record = _record(job, loaded, body, labels, box, [one.line for one in findings])
+    record = _record(job, sources, loaded, body, labels, box, [one.line for one in findings])
     folder = store.case_folder(job.description.name, job.files.id)
     with replacing_folder(folder) as temporary:
         write_case(
@@ -97,8 +99,16 @@ def is_up_to_date(job: Job, stored: StoredCase | None) -> bool:
     """
     if stored is None or stored.record.description != description_hash(job.description):
         return False
+    try:
+        return _are_unchanged(job.files, stored)
+    except (OSError, InputError):  # a file that cannot be read now: preparing the case tells
+        return False
+
+
+def _are_unchanged(files: CaseFiles, stored: StoredCase) -> bool:
     record = record_path(stored.folder)
-    sources = _source_files(job.files)
+    now = time.time_ns()
+    sources = _source_files(files)
     known = {one.name: one for one in stored.record.sources}
     if sources.keys() != known.keys():
         return False
@@ -108,9 +118,8 @@ def is_up_to_date(job: Job, stored: StoredCase | None) -> bool:
     states = [path.stat() for paths in sources.values() for path in paths]
     if all(max(state.st_mtime_ns, state.st_ctime_ns) < made for state in states):
         return True
-    if tuple(_sources(job.files)) != stored.record.sources:
+    if tuple(_sources(files)) != stored.record.sources:
         return False
-    now = max(max(state.st_mtime_ns, state.st_ctime_ns) for state in states) + 1
     os.utime(record, ns=(now, now))  # so that they need not be read again
     return True
 
@@ -156,6 +165,7 @@ def _box(loaded: LoadedCase, body: Body, spacing: tuple[float, float, float]) ->
 
 def _record(
     job: Job,
+    sources: Sequence[SourceFile],
     loaded: LoadedCase,
     body: Body,
     labels: ClassLabels,
@@ -169,7 +179,7 @@ def _record(
     return CaseRecord(
         dataset=job.description.name,
         case=job.files.id,
-        sources=tuple(_sources(job.files)),
+        sources=tuple(sources),
         description=description_hash(job.description),
         shape=labels.codes.shape,
         affine=as_rows(affine),
@@ -215,13 +225,21 @@ def _plain_files(path: Path) -> list[Path]:
 
 
 def _sources(files: CaseFiles) -> list[SourceFile]:
+    """Give size and checksum of a case's files.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     sources = []
     for name, paths in _source_files(files).items():
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), 0
         for path in paths:
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        sources.append(
-            SourceFile(name=name, bytes=sum(path.stat().st_size for path in paths), sha256=digest.hexdigest())
-        )
+            try:
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                    size += stream.tell()
+            except OSError as error:
+                mend = "Check the path and its permissions."
+                raise InputError(f"cannot be read ({error.strerror or error})", where=path, mend=mend) from error
+        sources.append(SourceFile(name=name, bytes=size, sha256=digest.hexdigest()))
     return sources

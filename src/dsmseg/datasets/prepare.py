@@ -11,7 +11,7 @@ from pathlib import Path
 from dsmseg.datasets.fingerprint import find_copies
 from dsmseg.datasets.layout import Found, case_order
 from dsmseg.datasets.preparation import Job, is_up_to_date, prepare_case
-from dsmseg.datasets.store import Settings, Store
+from dsmseg.datasets.store import Settings, Store, require_blosc2
 from dsmseg.datasets.verification.findings import Check, Finding, from_error, in_order
 from dsmseg.datasets.verify import memory_of
 from dsmseg.datasets.workers import Done, Task, run_all
@@ -68,6 +68,7 @@ def prepare(
         InputError: the store has other settings, or another `prepare` is at work on it.
         OutputError: the store cannot be written to, or the disk is full. What was finished stays.
     """
+    require_blosc2()
     store = Store.create(folder, settings)
     with _alone(folder):
         _remove_remains(folder)

@@ -97,7 +97,7 @@ def _waist(mask: Mask, pair: _Pair, spacing: tuple[float, float, float], middle:
     near = slices[(np.abs(slices - middle) <= reach) & (slices > 0)]
     if near.size == 0:
         return None
-    cut = int(min(near, key=lambda index: (int(counts[index]), abs(index - middle))))
+    cut = int(min(near, key=lambda index: (int(counts[index]), abs(index - 0.5 - middle))))
     left, right = counts[:cut].sum(), counts[cut:].sum()
     if min(left, right) < _HALF_SHARE * (left + right):
         return None

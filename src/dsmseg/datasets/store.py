@@ -4,7 +4,7 @@ A folder ``STORE/<data set>/<case>`` holds ``image.b2nd`` (HU, int16, clipped to
 (codes), ``sampling.safetensors`` (where each class lies; the scan's fingerprint) and ``case.json`` (all else).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dsmseg.datasets.description import Placing
-from dsmseg.datasets.fingerprint import Fingerprint
+from dsmseg.datasets.fingerprint import SIDE, Fingerprint
 from dsmseg.datasets.labelling import class_table
 from dsmseg.errors import InputError
 from dsmseg.files import write_json
@@ -95,6 +95,45 @@ class CaseRecord(BaseModel):
     accepted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An array (X, Y, Z) on disk, of which only the blocks that a slice needs are read."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    _array: Any
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its voxels."""
+        kind: np.dtype[Any] = self._array.dtype
+        return kind
+
+    @classmethod
+    def open(cls, path: Path, shape: tuple[int, int, int], types: Sequence[str]) -> "StoredArray":
+        """Open an array of this shape and one of these types.
+
+        Raises:
+            InputError: it is missing, damaged, or another array.
+        """
+        array = _open(path)
+        if array.shape != shape or array.dtype.name not in types:
+            raise InputError(f"holds {array.dtype} {array.shape}, not {types[0]} {shape}", where=path, mend=_MEND)
+        return cls(path, shape, array)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a part.
+
+        Raises:
+            InputError: its blocks are damaged.
+        """
+        try:
+            part: NDArray[Any] = self._array[key]
+        except RuntimeError as error:
+            raise InputError(f"is damaged ({error})", where=self.path, mend=_MEND) from error
+        return part
+
+
 @dataclass(frozen=True)
 class StoredCase:
     """A prepared case in its folder."""
@@ -114,14 +153,14 @@ class StoredCase:
         return "/".join(self.key)
 
     @cached_property
-    def image(self) -> Any:
+    def image(self) -> StoredArray:
         """HU, int16 (X, Y, Z) in RAS, read where it is sliced."""
-        return _open(self.folder / _IMAGE)
+        return StoredArray.open(self.folder / _IMAGE, self.record.shape, ("int16",))
 
     @cached_property
-    def codes(self) -> Any:
+    def codes(self) -> StoredArray:
         """Label codes (X, Y, Z), read where they are sliced; ``table`` tells what they mean."""
-        return _open(self.folder / _LABELS)
+        return StoredArray.open(self.folder / _LABELS, self.record.shape, ("uint8", "uint16"))
 
     @cached_property
     def table(self) -> Bool[NDArray[np.bool_], "code class"]:
@@ -135,10 +174,20 @@ class StoredCase:
 
     @cached_property
     def _sampling(self) -> Mapping[str, NDArray[Any]]:
+        path = self.folder / _SAMPLING
         try:
-            return load_file(self.folder / _SAMPLING)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError("is missing or damaged", where=self.folder / _SAMPLING, mend=_MEND) from error
+            tensors = load_file(path)
+            prints = tensors["fingerprint"]
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise InputError("is missing or damaged", where=path, mend=_MEND) from error
+        places = [tensor for name, tensor in tensors.items() if name != "fingerprint"]
+        lie_inside = all(
+            one.ndim == 2 and one.shape[1] == 3 and (one >= 0).all() and (one < self.record.shape).all()
+            for one in places
+        )
+        if prints.shape != (SIDE, SIDE, SIDE) or not lie_inside:
+            raise InputError("is of another case", where=path, mend=_MEND)
+        return tensors
 
     def locations(self, class_id: int) -> Int16[NDArray[np.int16], "n 3"]:
         """Give voxels of a class, evenly drawn from all it has; none where it has none."""
@@ -235,13 +284,30 @@ def write_case(
     locations: Mapping[int, Int16[NDArray[np.int16], "n 3"]],
     fingerprint: Fingerprint,
 ) -> None:
-    """Write the files of a case into ``folder``, which exists. The same input gives the same bytes."""
+    """Write the files of a case into ``folder``, which exists. The same input gives the same bytes.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        _write_arrays(folder, image, codes, locations, fingerprint)
+    except (RuntimeError, SafetensorError) as error:  # their libraries have no other word for a full disk
+        raise OSError(str(error)) from error
+    write_json(folder / _RECORD, record.model_dump(mode="json"))
+
+
+def _write_arrays(
+    folder: Path,
+    image: NDArray[Any],
+    codes: NDArray[Any],
+    locations: Mapping[int, NDArray[Any]],
+    fingerprint: Fingerprint,
+) -> None:
     _save(folder / _IMAGE, image, shuffled=True)
     _save(folder / _LABELS, codes, shuffled=False)
     tensors = {f"locations/{one}": places for one, places in sorted(locations.items())} | {"fingerprint": fingerprint}
     # safetensors writes memory as it lies, whatever the strides say.
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / _SAMPLING)
-    write_json(folder / _RECORD, record.model_dump(mode="json"))
 
 
 def record_path(folder: Path) -> Path:
@@ -249,8 +315,21 @@ def record_path(folder: Path) -> Path:
     return folder / _RECORD
 
 
+def require_blosc2() -> Any:
+    """Give the library that compresses.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import blosc2
+    except ImportError as error:
+        raise InputError("a store needs blosc2", mend='Install it: pip install "dsmseg[datasets]"') from error
+    return blosc2
+
+
 def _save(path: Path, array: NDArray[Any], *, shuffled: bool) -> None:
-    import blosc2
+    blosc2 = require_blosc2()
 
     chunks = tuple(min(CHUNK, size) for size in array.shape)
     blocks = tuple(min(BLOCK, size) for size in chunks)
@@ -268,7 +347,7 @@ def _save(path: Path, array: NDArray[Any], *, shuffled: bool) -> None:
 
 
 def _open(path: Path) -> Any:
-    import blosc2
+    blosc2 = require_blosc2()
 
     try:
         array = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))

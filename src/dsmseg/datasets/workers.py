@@ -126,14 +126,23 @@ class _Pool(Generic[Input, Output]):
             if self._running and taken + waiting[0].memory > self.limit:
                 return
             task = waiting.popleft()
-            self._running[self._start().submit(_try, self.function, task.input)] = task
+            try:
+                self._running[self._submit(task)] = task
+            except BrokenProcessPool:  # a worker was killed while it had nothing to do
+                waiting.appendleft(task)
+                if self._running:
+                    return  # what is done already is collected first
+                self.stop()
 
     def _alone(self, task: Task[Input]) -> Iterator[Done[Input, Output]]:
         try:
-            yield self._start().submit(_try, self.function, task.input).result()
+            yield self._submit(task).result()
         except BrokenProcessPool:
             self.stop()
             yield Done(task.input, None, _too_large())
+
+    def _submit(self, task: Task[Input]) -> Future[Done[Input, Output]]:
+        return self._start().submit(_try, self.function, task.input)
 
     def _start(self) -> ProcessPoolExecutor:
         if self._executor is None:

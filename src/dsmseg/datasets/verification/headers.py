@@ -14,7 +14,7 @@ from dsmseg.datasets.layout import CaseFiles, Found, case_order
 from dsmseg.datasets.loading import agree, offset_mm
 from dsmseg.datasets.verification.findings import Finding, from_error
 from dsmseg.errors import InputError
-from dsmseg.volume import Grid, Volume, read_grid
+from dsmseg.volume import VOLUME_SUFFIXES, Grid, Volume, read_grid
 
 _MOST_NAMED = 6
 _COMPLETE_SHARE = 0.5  # a folder with fewer of the published cases is a part of the data set on purpose
@@ -141,12 +141,14 @@ def _listed(found: Found, folder: Path) -> set[str]:
     index = found.description.layout.index
     if index is None or not found.cases:
         return set()
-    case = re.compile(f"(?:^|/)({found.description.layout.case})(?=[._])")
+    case = re.compile(
+        f"(?:.*/)?({found.description.layout.case})(?:_0000)?(?:{'|'.join(map(re.escape, VOLUME_SUFFIXES))})"
+    )
     for parent in found.cases[0].image.parents:
         try:
             entries = json.loads((parent / index).read_text(encoding="utf-8"))["training"]
             paths = [entry["image"] if isinstance(entry, dict) else entry for entry in entries]
-            return {match[1] for path in paths if (match := case.search(str(path)))}
+            return {match[1] for path in paths if (match := case.fullmatch(str(path)))}
         except FileNotFoundError:
             if parent == folder:
                 break
