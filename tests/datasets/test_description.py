@@ -225,6 +225,30 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path, wrong, r
     assert any(one in line for one in words.split("|")), line
 
 
+def test_a_rule_for_another_organ_than_the_one_to_be_parted_is_refused(tmp_path):
+    line = refusal(tmp_path, OWN.replace('rule = "kidneys"', 'rule = "lungs"'))
+    assert "lungs" in line
+    assert "Right Kidney" in line
+
+
+def test_an_optional_structure_that_no_class_needs_is_refused(tmp_path):
+    # Misspelt, it would make its class unknown in every case that lacks the file.
+    content = tomllib.loads(OWN) | {"labels": {}}
+    content["layout"] |= {"kind": "one file a structure", "labels": ["{case}/{structure}"]}
+    assert describe(content | {"optional": ["tumor"]}, "own.toml").optional == ("tumor",)
+    with pytest.raises(InputError, match="'tumour'") as caught:
+        describe(content | {"optional": ["tumour"]}, "own.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_withdrawn_case_that_could_not_be_one_is_refused():
+    content = tomllib.loads(OWN)
+    assert describe(content | {"withdrawn": {"p7": "faulty"}}, "own.toml").withdrawn == {"p7": "faulty"}
+    with pytest.raises(InputError, match="'7'") as caught:
+        describe(content | {"withdrawn": {"7": "faulty"}}, "own.toml")
+    assert "\n" not in str(caught.value)
+
+
 def test_sides_in_the_wrong_order_are_refused(tmp_path):
     turned = OWN.replace('right = "Right', 'right = "Left').replace('left = "Left', 'left = "Right')
     assert "are not the right and left of an organ" in refusal(tmp_path, turned)
@@ -313,7 +337,7 @@ def test_a_case_that_could_not_be_searched_for_is_refused_and_never_crashes(tmp_
     assert all(str(path) in line and "\n" not in line for line in lines)
 
 
-@pytest.mark.parametrize("case", [".*", ".+", r"[^x]*", r"\d*"])
+@pytest.mark.parametrize("case", [".*", ".+", r"[^x]*", r"\d*", "s.*", r"[^x/]?[^x]+"])
 def test_the_id_of_a_case_is_never_empty_and_never_a_path(tmp_path, case):
     # It is the name of the case's folder in the store.
     data = tmp_path / "data"
@@ -341,3 +365,37 @@ def test_every_class_can_be_described(tmp_path):
         text = OWN.replace('"Liver" = ["liver", "tumor"]\n"Liver Tumor"', f'"{one.name}"')
         text = text[: text.index("[[separated]]")]
         assert read_description(written(tmp_path, text)).annotated_ids == (one.id,)
+
+
+# --- all names, and all mistakes of one letter -----------------------------------------------------------------------
+
+
+def test_the_order_names_each_packaged_file_once():
+    listed = PUBLIC.joinpath("order.txt").read_text(encoding="utf-8").split()
+    assert listed == [one.name for one in packaged()]
+    assert sorted(f"{name}.toml" for name in listed) == sorted(
+        path.name for path in PUBLIC.iterdir() if path.name.endswith(".toml")
+    )
+
+
+def test_packaged_classes_are_called_as_the_taxonomy_calls_them():
+    names = {one.name for one in CLASSES}
+    for one in packaged():
+        content = tomllib.loads(PUBLIC.joinpath(f"{one.name}.toml").read_text(encoding="utf-8"))
+        parted = [part[side] for part in content.get("separated", ()) for side in ("right", "left")]
+        used = [*content["classes"], *parted]
+        assert set(used) <= names, one.name
+        assert len(set(used)) == len(used), one.name
+
+
+@given(st.data())
+def test_a_name_with_one_wrong_letter_is_refused_with_the_right_name(data):
+    name = data.draw(st.sampled_from([one.name for one in packaged()]))
+    place = data.draw(st.integers(0, len(name) - 1))
+    letter = data.draw(st.sampled_from(["", "x", "q", name[place].upper() + "q"]))
+    typed = name[:place] + letter + name[place + 1 :]
+    if typed == name:
+        return
+    with pytest.raises(InputError) as caught:
+        by_name(typed)
+    assert str(caught.value) == f"no data set is called '{typed}'. Did you mean {name}?"

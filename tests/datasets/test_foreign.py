@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from small_trees import SETTINGS, save, small_body
+from small_trees import SETTINGS, SPACING_MM, save, small_body
 
 from dsmseg.datasets import Store, choose_datasets, prepare, verify
 from dsmseg.datasets.description import by_name
@@ -382,3 +383,161 @@ def test_an_index_that_is_no_text_is_refused(tmp_path):
     path = index(tmp_path, "")
     path.write_bytes(b"\xff\xfe{")
     assert "is no dataset.json" in refusal(path)
+
+
+# --- from the files to voxels of a class -----------------------------------------------------------------------------
+
+ROOM = {"cava": np.s_[16:18, 11:14, 8:20], "spine": np.s_[18:22, 4:9, :]}
+
+
+def patient(number):
+    """Give HU, and masks of what may be labelled; the tumor grows in the left kidney, the mass in the liver."""
+    hu, labels = small_body(number)
+    masks = {name: labels == id for name, id in (("spleen", 1), ("right", 2), ("left", 3), ("liver", 6))}
+    masks |= {name: np.zeros(hu.shape, bool) for name in (*ROOM, "tumor", "mass")}
+    for name, box in ROOM.items():
+        masks[name][box] = True
+    hu[masks["cava"]] = 150
+    masks["tumor"][10:13, 7:10, 5:9] = True
+    masks["mass"][25:29, 17:21, 21:25] = True
+    return hu, masks
+
+
+def label_map(masks, ids):
+    """Give an array with each id where its mask is, the later ones over the earlier."""
+    labels = np.zeros(masks["liver"].shape, np.uint8)
+    for id, names in ids.items():
+        for name in names:
+            labels[masks[name]] = id
+    return labels
+
+
+def the_prepared_case(start, store):
+    (found,) = choose_datasets(start)
+    assert verify(start, [found])[0].findings == ()
+    (done,) = prepare([found], store, SETTINGS).datasets
+    assert done.left_out == ()
+    (case,) = Store.open(store).cases()
+    return case
+
+
+def assert_is(case, name, mask):
+    """Check that a class is of this mask, by its voxels and where they lie in mm."""
+    stored, affine = case.mask(find(name).id), np.array(case.record.affine)
+    assert stored.sum() == mask.sum(), name
+    lies = affine[:3, :3] @ np.argwhere(stored).mean(axis=0) + affine[:3, 3]
+    np.testing.assert_allclose(lies, SPACING_MM * np.argwhere(mask).mean(axis=0), atol=1e-3, err_msg=name)
+
+
+def test_an_nnunet_data_set_with_regions_becomes_voxels_of_the_right_classes(tmp_path):
+    folder = tmp_path / "Dataset300_Renal"
+    labels = {"background": 0, "kidneys": [1, 2], "kidney tumor": [2], "IVC": 3, "spine": 4, "liver": 5}
+    index(folder, NNUNET | {"labels": labels, "regions_class_order": [1, 2, 3, 4, 5]})
+    hu, masks = patient(1)
+    ids = {1: ["right", "left"], 2: ["tumor"], 3: ["cava"], 4: ["spine"], 5: ["liver"]}
+    save(folder / "imagesTr" / "r_1_0000.nii.gz", hu)
+    save(folder / "labelsTr" / "r_1.nii.gz", label_map(masks, ids))
+    case = the_prepared_case(folder, tmp_path / "store")
+    names = {"Right Kidney": "right", "Left Kidney": "left", "Kidney Tumor": "tumor", "Postcava": "cava"}
+    for name, mask in (names | {"Liver": "liver"}).items():
+        assert_is(case, name, masks[mask])
+    assert case.record.annotated == tuple(sorted(find(name).id for name in (*names, "Liver")))
+    assert case.record.merged == ()
+
+
+def test_an_msd_task_that_nobody_knows_becomes_voxels_of_the_right_classes(tmp_path):
+    folder = tmp_path / "Task20_Belly"
+    labels = {"0": "background", "1": "liver", "2": "cancer", "3": "spine"}
+    training = [{"image": "./imagesTr/belly_1.nii.gz", "label": "./labelsTr/belly_1.nii.gz"}]
+    index(folder, MSD | {"labels": labels, "training": training})
+    hu, masks = patient(2)
+    ids = {1: ["liver"], 2: ["mass"], 3: ["spine"]}
+    save(folder / "imagesTr" / "belly_1.nii.gz", hu)
+    save(folder / "labelsTr" / "belly_1.nii.gz", label_map(masks, ids))
+    case = the_prepared_case(tmp_path, tmp_path / "store")
+    names = {"Liver": "liver", "Liver Tumor": "mass"}
+    for name, mask in names.items():
+        assert_is(case, name, masks[mask])
+    assert case.record.annotated == tuple(sorted(find(name).id for name in names))
+
+
+def test_files_like_totalsegmentator_s_become_voxels_of_the_right_classes(tmp_path):
+    hu, masks = patient(3)
+    files = {"liver": "liver", "spleen": "spleen", "kidney_right": "right", "kidney_left": "left"}
+    files |= {"inferior_vena_cava": "cava", "vertebrae_L1": "spine"}
+    save(tmp_path / "own" / "patient 7" / "ct.nii.gz", hu)
+    for name, mask in files.items():
+        save(tmp_path / "own" / "patient 7" / "segmentations" / f"{name}.nii.gz", masks[mask].astype(np.uint8))
+    case = the_prepared_case(tmp_path / "own", tmp_path / "store")
+    names = {"Liver": "liver", "Spleen": "spleen", "Right Kidney": "right", "Left Kidney": "left", "Postcava": "cava"}
+    for name, mask in names.items():
+        assert_is(case, name, masks[mask])
+    assert case.record.annotated == tuple(sorted(find(name).id for name in names))
+
+
+@pytest.mark.parametrize("labels", [{"lungs": 1, "cancer": 2}, {"heart": 1, "cancer": 2}, {"cancer": 2}], ids=str)
+def test_a_bare_cancer_in_a_task_of_the_lung_is_the_lung_s_and_lungs_take_it_in(tmp_path, labels):
+    indexed = {"0": "background"} | {str(id): name for name, id in labels.items()}
+    classes, parted = ids_of(described(tmp_path, indexed, MSD, "Task06_Lung"))
+    assert classes == {"Lung Tumor": {2}}
+    assert parted == ({("Right Lung", "Left Lung", "lungs"): {1, 2}} if "lungs" in labels else {})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("IVC", "Postcava"), ("kidney_right", "Right Kidney"), ("inferior_vena_cava", "Postcava")]
+)
+def test_aliases_are_understood_in_either_form(tmp_path, name, meant):
+    assert described(tmp_path, {"background": 0, name: 1}).annotated == (meant,)
+    assert described(tmp_path, {"0": "background", "1": name}, MSD).annotated == (meant,)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["liver", "liver tumor", "spleen", "organ", "label 1", "label 2", "label 3"]),
+        st.sets(st.integers(1, 4), min_size=1).map(sorted),
+        min_size=1,
+    )
+)
+@example({"liver": [1, 2], "label 2": [1]})
+def test_no_id_of_a_region_is_lost(tmp_path_factory, regions):
+    regions = {"liver": [1, 2]} | regions
+    found = described(tmp_path_factory.mktemp("regions"), {"background": 0} | regions)
+    tumor = set(regions.get("liver tumor", ()))
+    assert set(found.labels.values()) == {id for ids in regions.values() for id in ids}
+    assert ids_of(found)[0]["Liver"] == set(regions["liver"]) | tumor
+    assert ids_of(found)[0].get("Liver Tumor", set()) == tumor
+
+
+# --- refusals of a whole folder --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (NNUNET | {"channel_names": {"0": "MR"}, "labels": LABELS}, "is of MR, not of a CT"),
+        (NNUNET | {"channel_names": {"0": "CT", "1": "PET"}, "labels": LABELS}, "is of CT, PET, not of a CT"),
+        (MSD | {"modality": {"0": "MRI"}, "labels": {"1": "liver"}}, "is of MRI, not of a CT"),
+        (NNUNET | {"labels": LABELS | {"ignore": 2}}, "has a label 'ignore'"),
+        ('{"labels": ', "is no dataset.json"),
+        (NNUNET | {"labels": {"background": 0, "heart": 1, "spine": 2}}, "no class is annotated"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isprintable() else "",
+)
+@pytest.mark.parametrize("where", ["inside", "above"])
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line_that_names_its_index(tmp_path, content, words, where):
+    folder = tmp_path / "raw" / "Dataset001_Own"
+    path = index(folder, content)
+    for name in ("imagesTr/own_1_0000.nii.gz", "labelsTr/own_1.nii.gz"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(InputError) as caught:
+        choose_datasets(folder if where == "inside" else folder.parent)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("channel", ["PET", "T1", "T2", "FLAIR", "ADC", "US", "ultrasound", "SPECT", "functional MRI", "MR"])
+def test_one_channel_of_another_kind_of_scan_is_refused(tmp_path, channel):
+    for key in ("modality", "channel_names"):
+        assert "not of a CT" in refusal(index(tmp_path / key, {key: {"0": channel}, "labels": LABELS}))

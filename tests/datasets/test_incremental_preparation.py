@@ -170,3 +170,20 @@ def test_intensities_are_clipped_to_the_window_and_statistics_are_of_the_whole_r
     for case in Store.open(store).cases():
         assert (case.image[:].min(), case.image[:].max()) == (-100, 200)
         assert case.record.hu["percentile_0.5"] < -100
+
+
+def test_a_case_that_was_accepted_once_is_not_kept_by_a_run_that_does_not_accept_it(tree, store) -> None:
+    rewrite(labels_of(tree, CASES[2]), np.zeros_like)
+    run(tree, store, accept=["empty"])
+    (again,) = run(tree, store).datasets
+    assert (again.kept, [one.check for one in again.left_out]) == (CASES[:2], ["empty"])
+    assert len(Store.open(store).cases()) == 2
+
+
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "sampling.safetensors"])
+def test_a_case_that_lost_a_file_is_prepared_again(tree, store, name) -> None:
+    run(tree, store)
+    before = contents(store)
+    (store / "word" / CASES[1] / name).unlink()
+    assert run(tree, store).datasets[0].written == (CASES[1],)
+    assert contents(store) == before

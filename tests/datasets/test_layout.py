@@ -332,3 +332,67 @@ def test_data_sets_of_the_same_layout_in_folders_side_by_side_are_not_mixed(tmp_
         "msd_liver": ["liver_1"],
         "msd_colon": ["colon_001"],
     }
+
+
+# --- whatever else lies there ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", ["a", "z"])
+@pytest.mark.parametrize("target", ["data/images", "data/labels", "data"])
+def test_a_link_to_a_folder_takes_no_case_away_from_it(tmp_path, link, target):
+    root = touched(tmp_path, "data/images/p1.nii", "data/labels/p1.nii")
+    (root / link).symlink_to(root / target)
+    assert list(the_cases(root, described())) == ["p1"]
+
+
+@pytest.mark.parametrize("case", [".", "..", ".x"])
+def test_an_id_that_would_be_another_folder_of_the_store_or_a_hidden_one_is_no_case(tmp_path, case):
+    # A case's folder is STORE/<data set>/<id>: ".." is the store itself, and what begins with a dot is not looked at.
+    root = touched(tmp_path, "img1.nii.gz", "seg1.nii.gz", f"img{case}.nii.gz", f"seg{case}.nii.gz")
+    assert list(the_cases(root, described(("img{case}",), ("seg{case}",), case="[^/]+"))) == ["1"]
+
+
+halves = st.sets(
+    st.tuples(
+        st.sampled_from(["", "a/", "a/b/", "c/"]),
+        st.sampled_from(["volume", "segmentation", "labels"]),
+        st.integers(0, 3),
+        st.sampled_from([".nii", ".nii.gz"]),
+    ).map(lambda parts: f"{parts[0]}{parts[1]}-{parts[2]}{parts[3]}"),
+    max_size=14,
+)
+
+
+@given(halves)
+def test_no_image_is_of_two_data_sets_and_each_label_map_is_of_its_own(tmp_path_factory, names):
+    root = touched(tmp_path_factory.mktemp("claims"), *names)
+    found = find_datasets(root, [LITS, CT_ORG])
+    images = [case.image for one in found for case in one.cases]
+    assert len(set(images)) == len(images)
+    for one in found:
+        stem = {"lits": "segmentation", "ct_org": "labels"}[one.description.name]
+        for case in one.cases:
+            assert case.image.name.startswith(f"volume-{case.id}.")
+            assert case.labels[WHOLE].name.startswith(f"{stem}-{case.id}.")
+        assert not {case.id for case in one.cases} & (one.only_images.keys() | one.only_labels.keys())
+
+
+@given(halves)
+@example({"volume-0.nii", "segmentation-0.nii", "labels-2.nii"})
+def test_the_order_of_the_descriptions_finds_the_same_cases(tmp_path_factory, names):
+    # Each number has labels of one of them only, so nothing but the labels tells whose the image is.
+    names = {name for name in names if ("segmentation" in name) <= ("-0" in name or "-1" in name)}
+    names = {name for name in names if ("labels" in name) <= ("-2" in name or "-3" in name)}
+    names = {name for name in names if "volume" not in name or name.endswith(".nii")}
+    root = touched(tmp_path_factory.mktemp("order"), *names)
+    forward, backward = found_in(root, LITS, CT_ORG), found_in(root, CT_ORG, LITS)
+    for name in ("lits", "ct_org"):
+        one, other = forward.get(name), backward.get(name)
+        assert (one.cases if one else ()) == (other.cases if other else ())
+
+
+@pytest.mark.parametrize("order", [(LITS, CT_ORG), (CT_ORG, LITS)])
+def test_an_image_is_of_the_data_set_that_has_labels_of_its_case_before_one_that_has_others_nearby(tmp_path, order):
+    root = touched(tmp_path, "a/volume-0.nii", "a/labels-2.nii", "segmentations/segmentation-0.nii")
+    found = {one.description.name: [case.id for case in one.cases] for one in find_datasets(root, order)}
+    assert found == {"lits": ["0"]}

@@ -258,6 +258,21 @@ def test_labels_that_change_while_their_case_is_prepared_are_prepared_again(tree
     assert contents(store) == afresh(tree, tmp_path)
 
 
+def test_a_file_that_vanishes_before_it_is_read_costs_its_case_alone(tree, store, monkeypatch):
+    load = preparation.load_case
+
+    def loaded(files, *arguments):
+        if files.id == "0002":
+            label_path(tree, "0002").unlink()
+        return load(files, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "load_case", loaded)
+        one = run(tree, store)
+    assert one.written == ("0001", "0003")
+    assert [(finding.case, finding.check) for finding in one.left_out] == [("0002", "unreadable")]
+
+
 def test_a_file_that_vanishes_once_it_was_read_costs_nothing(tree, store, monkeypatch):
     with monkeypatch.context() as patch:
         changing(patch, label_path(tree, "0002").unlink)

@@ -180,3 +180,43 @@ def test_counts_count_the_parts():
             total.update(one)
         assert sum(total.values()) == len(parts(protocol))
     assert sum(one.get("inference", 0) for one in counts("clean").values()) == 773
+
+
+@pytest.mark.parametrize("official", ["", "test"])
+@pytest.mark.parametrize("name", list(TABLE_1))
+def test_one_more_scan_of_any_data_set_changes_the_part_of_one_other_at_most(name, official, by_dataset):
+    rows = by_dataset[name]
+    before = {one.case: one.paper for one in rows}
+    for number in range(5):
+        new = Assignment(name, f"new{number}", official)
+        after = {one.case: one.paper for one in draw([*bare(rows), new], [by_name(name)])}
+        assert after.keys() == before.keys() | {new.case}
+        changed = [case for case, part in before.items() if after[case] != part]
+        assert len(changed) <= 1, f"{len(changed)} scans change their part"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_whatever_order_scans_and_descriptions_come_the_parts_are_the_same(seed):
+    rows, descriptions = bare(assignments()), list(packaged())
+    Random(seed).shuffle(rows)
+    Random(seed).shuffle(descriptions)
+    assert set(draw(rows, descriptions)) == set(assignments())
+
+
+def test_the_rank_of_a_scan_is_its_own():
+    # Without any one of the scans that train, those that trained still do.
+    for name in ("btcv", "kits19", "pancreas_ct", "amos22"):
+        rows = [one for one in assignments() if one.dataset == name]
+        trained = {one.case for one in rows if one.paper == "training"}
+        for gone in rows[:: max(1, len(rows) // 10)]:
+            left = draw(bare(one for one in rows if one != gone), [by_name(name)])
+            assert trained - {gone.case} <= {one.case for one in left if one.paper == "training"}
+
+
+@pytest.mark.parametrize("protocol", ["paper", "clean"])
+def test_no_data_set_trains_on_a_scan_that_it_tests_on(protocol):
+    of_part = defaultdict(set)
+    for key, part in parts(protocol).items():
+        of_part[part].add(key)
+    assert not of_part["training"] & (of_part["testing"] | of_part["inference"])
+    assert sum(map(len, of_part.values())) == len(parts(protocol))

@@ -23,6 +23,13 @@ Placing = Literal[
 ]
 LabelKind = Literal["label map", "one file a structure", "PNG stack"]
 
+RULE_OF: dict[str, Rule] = {
+    "Right Kidney": "kidneys",
+    "Right Lung": "lungs",
+    "Right Adrenal Gland": "adrenal glands",
+    "Right Head of Femur": "heads of femur",
+}
+
 _PUBLIC = files("dsmseg.datasets").joinpath("public")
 
 
@@ -170,6 +177,13 @@ class Description(_Section):
             right, left = find(parting.right), find(parting.left)
             if (right.side, left.side) != ("right", "left") or right.snomed != left.snomed:
                 raise ValueError(f"'{parting.right}' and '{parting.left}' are not the right and left of an organ")
+            if RULE_OF.get(parting.right) != parting.rule:
+                raise ValueError(f"the rule '{parting.rule}' is not for {parting.right}")
+        if strangers := sorted(set(self.optional) - set(used)):
+            raise ValueError(f"the optional '{strangers[0]}' is in no class")
+        for case in self.withdrawn:
+            if not re.fullmatch(self.layout.case, case):
+                raise ValueError(f"the withdrawn '{case}' is no id that layout.case matches")
         return self
 
     def _label_lists(self) -> Iterable[tuple[str, ...]]:

@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsmseg.datasets.description import Description, by_name, describe
+from dsmseg.datasets.description import RULE_OF, Description, by_name, describe
 from dsmseg.errors import InputError
 from dsmseg.taxonomy import CLASSES, StructureClass, find_all
 
 _INDEX = "dataset.json"
 _NOT_LABELS = frozenset({"background", "ignore"})
-_RULES = {
-    "Kidney": "kidneys",
-    "Lung": "lungs",
-    "Adrenal Gland": "adrenal glands",
-    "Head of Femur": "heads of femur",
-}
 
 
 def describe_foreign(folder: Path) -> list[tuple[Path, Description]]:
@@ -69,7 +63,7 @@ def describe_index(path: Path) -> Description:
             where=path,
             mend="It needs labels, and channel_names or modality.",
         ) from error
-    if len(channels) != 1 or "MR" in channels[0].upper():
+    if len(channels) != 1 or "CT" not in channels[0].upper() or "PET" in channels[0].upper():
         raise InputError(
             f"is of {', '.join(channels)}, not of a CT",
             where=path,
@@ -127,7 +121,9 @@ def _channels(content: Any) -> list[str]:
 def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, Any]:
     singles = {ids[0]: name for name, ids in by_name_.items() if len(ids) == 1}
     all_ids = sorted({id for ids in by_name_.values() for id in ids})
-    names = {id: singles.get(id, f"label {id}") for id in all_ids}
+    names = {
+        id: singles.get(id, f"label {id}" if f"label {id}" not in by_name_ else f"the label {id}") for id in all_ids
+    }
     meant = {name: _look_up(name) for name in by_name_}
     organs = [one for found in meant.values() for one in found if one.kind == "organ" and len(found) <= 2]
     for name, found in meant.items():
@@ -152,7 +148,7 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
             right, left = sorted(found, key=lambda one: one.side == "left")
             tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in one.hosts]
             ids = set(by_name_[name]).union(*(ids_of[tumor] for tumor in tumors))
-            rule = _RULES[right.name.replace("Right ", "")]
+            rule = RULE_OF[right.name]
             separated.append(
                 {"labels": [names[id] for id in sorted(ids)], "right": right.name, "left": left.name, "rule": rule}
             )
@@ -193,6 +189,8 @@ def _like_totalsegmentator(folder: Path) -> Description:
     model["layout"] |= {"case": "[^/]+"}
     structures = {path.name.split(".")[0] for path in folder.glob("*/segmentations/*.nii*")}
     model["classes"] = {name: labels for name, labels in model["classes"].items() if structures.intersection(labels)}
+    used = {label for labels in model["classes"].values() for label in labels}
+    model["optional"] = [label for label in model["optional"] if label in used]
     return describe(model, folder)
 
 

@@ -72,13 +72,15 @@ def list_files(folder: Path) -> list[str]:
             f"cannot be read ({error.strerror or error})", where=error.filename, mend="Check its permissions."
         ) from error
 
-    paths, seen = [], set()
+    paths = []
+    above: dict[str, frozenset[tuple[int, int]]] = {}
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        identity = os.stat(parent)
-        if (identity.st_dev, identity.st_ino) in seen:  # a link back up
+        state = os.stat(parent)
+        identity, ancestors = (state.st_dev, state.st_ino), above.get(os.path.dirname(parent), frozenset())
+        if identity in ancestors:  # a link back up
             folders.clear()
             continue
-        seen.add((identity.st_dev, identity.st_ino))
+        above[parent] = ancestors | {identity}
         folders[:] = sorted(name for name in folders if not is_ignored_name(name))
         prefix = Path(parent).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else f"{prefix}/"
@@ -111,11 +113,16 @@ def _match(description: Description, paths: Iterable[str]) -> _Matches:
                 continue
             named = match.groupdict()
             structure = named.get("structure", WHOLE)
-            if named["case"] and (structure == WHOLE or structure in structures):
+            if _is_id(named["case"]) and (structure == WHOLE or structure in structures):
                 place = _Place(named["case"], structure, named["path"])
                 (images if is_image else labels)[place] = None
             break
     return _Matches(list(images), list(labels))
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether a text can be the id of a case, which is also a folder of a store."""
+    return text != "" and "/" not in text and not text.startswith(".")
 
 
 def _compiled(pattern: str, case: str) -> re.Pattern[str]:
@@ -143,10 +150,17 @@ def _settle_claims(matches: dict[str, _Matches]) -> None:
     for path, names in claims.items():
         if len(names) < 2:
             continue
-        owner = max(names, key=lambda name: max((_shared(path, one) for one in matches[name].labels), default=(-1, 0)))
+        owner = max(sorted(names), key=lambda name: _claim(path, matches[name]))
         for name in names:
             if name != owner:
                 matches[name].images = [place for place in matches[name].images if place.path != path]
+
+
+def _claim(path: str, matches: _Matches) -> tuple[int, bool, int]:
+    """How much speaks for an image to be of a data set: labels nearby, labels of its case, labels of its format."""
+    cases = {place.case for place in matches.images if place.path == path}
+    shared = [(*_shared(path, label), label.case in cases) for label in matches.labels]
+    return max(((length, same_case, same_kind) for length, same_kind, same_case in shared), default=(-1, False, 0))
 
 
 def _shared(path: str, label: _Place) -> tuple[int, int]:
@@ -173,11 +187,11 @@ def _pair(folder: Path, description: Description, matches: _Matches) -> Found:
     # Of a case that is there twice, image and labels of the same copy belong together: those that lie nearest.
     for place in sorted(matches.images, key=nearness, reverse=True):
         path = folder / place.path
-        if images.setdefault(place.case, path) != path:
+        if _is_another(images.setdefault(place.case, path), path):
             repeated[place.case].append(path)
     for place in sorted(matches.labels, key=lambda one: _to_image(one, images, folder), reverse=True):
         path = folder / place.path
-        if labels[place.case].setdefault(place.structure, path) != path:
+        if _is_another(labels[place.case].setdefault(place.structure, path), path):
             repeated[place.case].append(path)
     whole = sorted(images.keys() & labels.keys(), key=case_order)
     return Found(
@@ -189,6 +203,10 @@ def _pair(folder: Path, description: Description, matches: _Matches) -> Found:
         },
         repeated={case: tuple(paths) for case, paths in repeated.items()},
     )
+
+
+def _is_another(known: Path, path: Path) -> bool:
+    return known != path and known.resolve() != path.resolve()
 
 
 def _to_image(label: _Place, images: dict[str, Path], folder: Path) -> tuple[int, int]:

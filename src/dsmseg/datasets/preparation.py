@@ -97,8 +97,10 @@ def is_up_to_date(job: Job, stored: StoredCase | None) -> bool:
 
     Files that have not changed since then are not read; of the others, the checksums decide.
     """
-    if stored is None or stored.record.description != description_hash(job.description):
+    if stored is None or stored.record.description != description_hash(job.description) or not stored.is_whole():
         return False
+    if not all(any(f": {check}: " in line for check in {*job.accepted, "grid"}) for line in stored.record.accepted):
+        return False  # it was taken in spite of a check that may not be passed over now
     try:
         return _are_unchanged(job.files, stored)
     except (OSError, InputError):  # a file that cannot be read now: preparing the case tells

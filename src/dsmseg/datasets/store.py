@@ -147,6 +147,10 @@ class StoredCase:
         """Data set and id."""
         return self.record.dataset, self.record.case
 
+    def is_whole(self) -> bool:
+        """Tell whether all its files are there."""
+        return all((self.folder / name).is_file() for name in (_IMAGE, _LABELS, _SAMPLING, _RECORD))
+
     @property
     def name(self) -> str:
         """Data set and id as one word."""
