@@ -11,6 +11,8 @@ from dsmseg.errors import InputError
 from dsmseg.taxonomy import CLASSES, StructureClass, find_all
 
 _INDEX = "dataset.json"
+_IS_CT = re.compile(r"(?i)(?<![a-z])(?:ce)?cta?(?![a-z])")
+_IS_NOT = re.compile(r"(?i)(?<![a-z])(?:mri?|pet)(?![a-z])")
 _NOT_LABELS = frozenset({"background", "ignore"})
 
 
@@ -63,7 +65,7 @@ def describe_index(path: Path) -> Description:
             where=path,
             mend="It needs labels, and channel_names or modality.",
         ) from error
-    if len(channels) != 1 or "CT" not in channels[0].upper() or "PET" in channels[0].upper():
+    if len(channels) != 1 or not _IS_CT.search(channels[0]) or _IS_NOT.search(channels[0]):
         raise InputError(
             f"is of {', '.join(channels)}, not of a CT",
             where=path,

@@ -156,11 +156,11 @@ def _settle_claims(matches: dict[str, _Matches]) -> None:
                 matches[name].images = [place for place in matches[name].images if place.path != path]
 
 
-def _claim(path: str, matches: _Matches) -> tuple[int, bool, int]:
-    """How much speaks for an image to be of a data set: labels nearby, labels of its case, labels of its format."""
+def _claim(path: str, matches: _Matches) -> tuple[bool, int, int]:
+    """How much speaks for an image to be of a data set: labels of its case, labels nearby, labels of its format."""
     cases = {place.case for place in matches.images if place.path == path}
     shared = [(*_shared(path, label), label.case in cases) for label in matches.labels]
-    return max(((length, same_case, same_kind) for length, same_kind, same_case in shared), default=(-1, False, 0))
+    return max(((same_case, length, same_kind) for length, same_kind, same_case in shared), default=(False, -1, 0))
 
 
 def _shared(path: str, label: _Place) -> tuple[int, int]:

@@ -99,8 +99,10 @@ def _paper_parts(scans: Sequence[Assignment], description: Description) -> dict[
         wanted = role.training if role.training + role.testing == len(scans) else round(_TRAINING_SHARE * len(scans))
         chosen = _first(scans, wanted)
         return {scan.case: "training" if scan.case in chosen else "testing" for scan in scans}
-    kept = [scan for scan in scans if scan.official != "test" or role.training >= len(scans)]
-    return dict.fromkeys(_first(kept, min(role.training, len(kept))), "training")
+    kept = [scan for scan in scans if scan.official != "test"]
+    if len(kept) < role.training:  # then Table 1 took those of its makers' test too
+        kept = list(scans)
+    return dict.fromkeys(_first(kept, role.training), "training")
 
 
 def _supervised_parts(
