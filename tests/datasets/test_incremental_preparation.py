@@ -97,7 +97,10 @@ def test_files_that_were_only_touched_or_copied_are_kept(tree, store, tmp_path) 
     assert run(tree, store).datasets[0].kept == CASES
     moved = shutil.copytree(tree, tmp_path / "elsewhere" / "deeper")
     assert run(moved, store).datasets[0].kept == CASES
-    assert contents(store) == before
+    after = contents(store)
+    assert {name: one for name, one in after.items() if not name.endswith("case.json")} == {
+        name: one for name, one in before.items() if not name.endswith("case.json")
+    }
 
 
 def test_a_case_that_became_unusable_is_taken_out_and_told(tree, store) -> None:
@@ -186,4 +189,26 @@ def test_a_case_that_lost_a_file_is_prepared_again(tree, store, name) -> None:
     before = contents(store)
     (store / "word" / CASES[1] / name).unlink()
     assert run(tree, store).datasets[0].written == (CASES[1],)
+    assert contents(store) == before
+
+
+def test_another_patient_under_the_same_id_and_size_is_told_apart(pristine, store, tmp_path) -> None:
+    trees = [tmp_path / name for name in ("a", "b")]
+    for seed, tree in enumerate(trees):  # both are there before the first is prepared
+        for path in sorted(pristine.rglob("word_0001.nii.gz")):
+            target = tree / path.relative_to(pristine).with_suffix("")
+            target.parent.mkdir(parents=True)
+            image = nibabel.load(path)
+            shifted = np.roll(np.asarray(image.dataobj), seed, axis=1)
+            nibabel.save(nibabel.Nifti1Image(shifted, image.affine), target)
+    assert run(trees[0], store).datasets[0].written == ("word_0001",)
+    assert run(trees[1], store).datasets[0].written == ("word_0001",)
+
+
+def test_a_damaged_case_is_prepared_again_and_never_stops_the_others(tree, store) -> None:
+    run(tree, store)
+    before = contents(store)
+    for case, name in zip(CASES, ("sampling.safetensors", "case.json", "image.b2nd"), strict=True):
+        (store / "word" / case / name).write_bytes(b"damaged")
+    assert run(tree, store).datasets[0].written == CASES
     assert contents(store) == before

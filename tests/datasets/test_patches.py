@@ -1,5 +1,6 @@
 """Patches are what the store holds, the same for the same draw, and balanced over data sets and classes."""
 
+import pickle
 from collections import Counter
 from itertools import pairwise
 
@@ -175,3 +176,10 @@ def test_a_sampler_draws_different_places(case) -> None:
     dataset = PatchDataset([case], size=(16, 16, 16))
     starts = [dataset[draw].start for draw in PatchSampler([case], draws=20)]
     assert all(one != other for one, other in pairwise(starts))
+
+
+def test_a_data_set_can_be_handed_to_another_process_after_its_cases_were_read(case) -> None:
+    case.image[:1, :1, :1]
+    dataset = pickle.loads(pickle.dumps(PatchDataset([case], size=(16, 16, 16))))  # noqa: S301
+    expected = PatchDataset([case], size=(16, 16, 16))[Draw(0, None, 1)]
+    assert torch.equal(dataset[Draw(0, None, 1)].image, expected.image)

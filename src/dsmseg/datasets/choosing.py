@@ -21,10 +21,16 @@ def choose_datasets(folder: Path, only: Sequence[str] = (), description: Path | 
         InputError: there is none, or not one that was asked for.
     """
     known = packaged()
-    wanted: Sequence[Description] = [by_name(name, known) for name in only] or known
+    if only and description is not None:
+        raise InputError("--only and --description exclude each other", mend="Give one of them.")
+    names = list(dict.fromkeys(only))
+    wanted: Sequence[Description] = [by_name(name, known) for name in names] or known
     if description is not None:
         wanted = [read_description(description)]
-    found = find_datasets(folder, wanted)
+        found = find_datasets(folder, wanted)
+    else:  # all are looked for, since what is another's is none of theirs
+        chosen = {one.name for one in wanted}
+        found = [one for one in find_datasets(folder, known) if one.description.name in chosen]
     if not found and description is None and not only:
         found = [one for place, own in describe_foreign(folder) for one in find_datasets(place, [own])]
     missing = sorted({one.name for one in wanted} - {one.description.name for one in found})

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dsmseg.errors import InputError
 from dsmseg.taxonomy import find
+from dsmseg.volume import VOLUME_SUFFIXES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Stage = Literal[1, 2]
@@ -74,8 +75,12 @@ class Layout(_Section):
         for pattern in (*self.images, *self.labels):
             if pattern.count("{case}") == 0:
                 raise ValueError(f"the pattern '{pattern}' has no {{case}}")
-            if pattern.startswith("/") or ".." in PurePosixPath(pattern).parts:
-                raise ValueError(f"the pattern '{pattern}' must be relative, without '..'")
+            if pattern.startswith(("/", "./")) or ".." in PurePosixPath(pattern).parts:
+                raise ValueError(f"the pattern '{pattern}' must be relative, without '.' and '..'")
+            if pattern.lower().endswith(VOLUME_SUFFIXES):
+                raise ValueError(f"the pattern '{pattern}' must leave the extension out")
+        if both := sorted(set(self.images) & set(self.labels)):
+            raise ValueError(f"'{both[0]}' is the pattern of images and of labels")
         apart = self.kind == "one file a structure"
         if any(("{structure}" in pattern) != apart for pattern in self.labels):
             raise ValueError("{structure} belongs in the labels of 'one file a structure', and nowhere else")

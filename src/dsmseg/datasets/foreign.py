@@ -59,7 +59,7 @@ def describe_index(path: Path) -> Description:
         labels = content["labels"]
         channels = _channels(content.get("channel_names") or content["modality"])
         by_name_ = _by_name(labels)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"is no dataset.json of nnU-Net or MSD ({type(error).__name__}: {error})",
             where=path,

@@ -12,6 +12,7 @@ from dsmseg.datasets.description import Description
 from dsmseg.errors import InputError
 from dsmseg.volume import VOLUME_SUFFIXES, is_ignored_name
 
+_LONGEST_ID = 200  # bytes; file systems take 255, and what is being written has a longer name
 WHOLE = ""  # the key of a case's label file where one file holds all structures
 
 _EXTENSION = "(?:" + "|".join(re.escape(suffix) for suffix in VOLUME_SUFFIXES) + ")"
@@ -122,18 +123,18 @@ def _match(description: Description, paths: Iterable[str]) -> _Matches:
 
 def _is_id(text: str) -> bool:
     """Tell whether a text can be the id of a case, which is also a folder of a store."""
-    return text != "" and "/" not in text and not text.startswith(".")
+    plain = "/" not in text and not text.startswith(".") and text.isprintable()
+    return plain and 0 < len(text.encode()) <= _LONGEST_ID
 
 
 def _compiled(pattern: str, case: str) -> re.Pattern[str]:
     """Make a pattern of a path's end a regular expression that also names the path itself."""
-    expression, seen = "", False
+    expression, seen = "", set[str]()
     for part in re.split(r"(\{case\}|\{structure\}|\*)", pattern.removesuffix("/")):
-        if part == "{case}":
-            expression += "(?P=case)" if seen else f"(?P<case>{case})"
-            seen = True
-        elif part == "{structure}":
-            expression += "(?P<structure>[^/]+?)"
+        if part in ("{case}", "{structure}"):
+            name, what = part[1:-1], case if part == "{case}" else "[^/]+?"
+            expression += f"(?P={name})" if name in seen else f"(?P<{name}>{what})"
+            seen.add(name)
         else:
             expression += "[^/]*" if part == "*" else re.escape(part)
     tail = "/.+" if pattern.endswith("/") else ""

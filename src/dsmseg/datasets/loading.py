@@ -21,7 +21,7 @@ from dsmseg.volume.native import native_name, quiet_native_code
 _CORNERS = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
 _TOLERANCE_SHARE = 0.1  # of the smallest spacing: headers round, and that shifts nothing
 _WITNESSES = 200_000  # labelled voxels that tell how labels lie; more tell no more
-_EQUALLY_GOOD = 0.02
+_EQUALLY_GOOD = 0.005
 _MOST_COUNTED = 65535
 
 

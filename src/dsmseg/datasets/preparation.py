@@ -27,7 +27,7 @@ from dsmseg.datasets.store import (
 from dsmseg.datasets.verification.content import Body, check_content, find_body
 from dsmseg.datasets.verification.findings import Check, Finding
 from dsmseg.errors import InputError
-from dsmseg.files import replacing_folder
+from dsmseg.files import replacing_folder, write_json
 from dsmseg.volume import bounding_box
 
 VERSION = 1  # of what this file does with a case; a new number prepares all cases anew
@@ -117,12 +117,16 @@ def _are_unchanged(files: CaseFiles, stored: StoredCase) -> bool:
     if any(sum(path.stat().st_size for path in paths) != known[name].bytes for name, paths in sources.items()):
         return False
     made = record.stat().st_mtime_ns
-    states = [path.stat() for paths in sources.values() for path in paths]
-    if all(max(state.st_mtime_ns, state.st_ctime_ns) < made for state in states):
+    unchanged = all(_state(paths) == known[name].state for name, paths in sources.items())
+    latest = max(max(one.st_mtime_ns, one.st_ctime_ns) for paths in sources.values() for one in map(Path.stat, paths))
+    if unchanged and latest < made:
         return True
-    if tuple(_sources(files)) != stored.record.sources:
+    current = tuple(_sources(files))
+    if [one.sha256 for one in current] != [one.sha256 for one in stored.record.sources]:
         return False
-    os.utime(record, ns=(now, now))  # so that they need not be read again
+    if current != stored.record.sources:  # so that they need not be read again
+        write_json(record, stored.record.model_copy(update={"sources": current}).model_dump(mode="json"))
+    os.utime(record, ns=(now, now))
     return True
 
 
@@ -234,14 +238,21 @@ def _sources(files: CaseFiles) -> list[SourceFile]:
     """
     sources = []
     for name, paths in _source_files(files).items():
-        digest, size = hashlib.sha256(), 0
+        digest, size, state = hashlib.sha256(), 0, ""
         for path in paths:
             try:
                 with path.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
                     size += stream.tell()
+                state = _state(paths)
             except OSError as error:
                 mend = "Check the path and its permissions."
                 raise InputError(f"cannot be read ({error.strerror or error})", where=path, mend=mend) from error
-        sources.append(SourceFile(name=name, bytes=size, sha256=digest.hexdigest()))
+        sources.append(SourceFile(name=name, bytes=size, sha256=digest.hexdigest(), state=state))
     return sources
+
+
+def _state(paths: Sequence[Path]) -> str:
+    """Give a checksum of the names, sizes and times of files, which tells without reading that nothing has changed."""
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(states).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -84,7 +84,7 @@ def prepare(
                 progress(f"{name} {case}", done, len(jobs))
         return Preparation(
             tuple(_summary(one, store, written, kept, left_out) for one in found),
-            tuple(find_copies({one.name: one.fingerprint for one in store.cases()})),
+            tuple(find_copies({one.name: one.fingerprint for one in store.whole_cases()})),
         )
 
 

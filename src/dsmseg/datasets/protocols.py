@@ -21,13 +21,14 @@ class Choice:
 def choose_cases(store: Store, protocol: Protocol, part: Part, *, stage: Stage | None = None) -> Choice:
     """Choose the prepared cases of a part (training, testing, inference) of a protocol.
 
-    ``paper`` follows Table 1. ``clean`` trains on no scan that a test set holds: neither one that is known by its id to
-    be in both, nor one whose content is that of a test scan in the store. A data set that is known to hold test scans,
-    but of which nobody has published which, is trained on only if all those tests are in the store to compare with.
+    ``paper`` follows Table 1, ``supervised`` is the fine-tuning of Table 4. ``clean`` trains on no scan that a test set
+    holds: neither one that is known by its id to be in both, nor one whose content is that of a test scan in the store.
+    A data set that is known to hold test scans, but of which nobody has published which, is trained on only if all of
+    those tests are in the store to compare with.
 
     Args:
         store: where the cases are.
-        protocol: paper or clean.
+        protocol: paper, clean or supervised.
         part: what they are for.
         stage: of training (Table 1); None for both. Cases of other data sets than the public ones have no part.
     """

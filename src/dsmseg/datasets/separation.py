@@ -64,6 +64,13 @@ def part_sides(
     inner = mask[box]
     pair = _PAIRS[rule]
     seeds = _apart(inner, pair, spacing, _LEAST_SHARE)
+    if seeds is not None and middle is not None:
+        # Two parts of one organ, as a kidney that a cyst divides, lie on one side of the body.
+        offsets = [(_center(seed) + box[0].start - middle) * spacing[0] for seed in seeds]
+        certain = _UNCERTAIN_SHARE * pair.apart_mm
+        if min(offsets) > certain or max(offsets) < -certain:
+            nothing = np.zeros_like(mask)
+            return (mask, nothing) if offsets[0] > 0 else (nothing, mask)
     if seeds is None:
         seeds = _worn_apart(inner, pair, spacing)
     if seeds is not None:

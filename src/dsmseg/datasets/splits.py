@@ -17,7 +17,7 @@ from typing import Literal
 
 from dsmseg.datasets.description import Description, packaged
 
-Protocol = Literal["paper", "clean"]
+Protocol = Literal["paper", "clean", "supervised"]
 
 SEED = 12747  # the paper's number on arXiv, after the point
 SUPERVISED_TESTING = 121  # of the four MSD tasks (§ 6.3), shared out by their sizes

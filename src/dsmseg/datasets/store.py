@@ -55,13 +55,14 @@ class Settings(BaseModel):
 
 
 class SourceFile(BaseModel):
-    """A file that a case was made from; of a folder, its files together."""
+    """A file that a case was made from; of a folder, its files together. state: of names, sizes and times."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     bytes: int
     sha256: str
+    state: str
 
 
 class CaseRecord(BaseModel):
@@ -147,9 +148,16 @@ class StoredCase:
         """Data set and id."""
         return self.record.dataset, self.record.case
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind on the way to another process."""
+        return {"folder": self.folder, "record": self.record, "settings": self.settings}
+
     def is_whole(self) -> bool:
-        """Tell whether all its files are there."""
-        return all((self.folder / name).is_file() for name in (_IMAGE, _LABELS, _SAMPLING, _RECORD))
+        """Tell whether all its files are there and can be opened."""
+        try:
+            return self.fingerprint.size > 0 and self.image.shape == self.codes.shape
+        except InputError:
+            return False
 
     @property
     def name(self) -> str:
@@ -270,6 +278,12 @@ class Store:
             InputError: a case's record is damaged.
         """
         return list(self._cases())
+
+    def whole_cases(self) -> list[StoredCase]:
+        """Give the cases that can be read; those that are damaged are passed over."""
+        folders = [path.parent for path in sorted(self.folder.glob(f"[!.]*/[!.]*/{_RECORD}"))]
+        read = [self.read_case(folder.parent.name, folder.name) for folder in folders]
+        return [one for one in read if one is not None and one.is_whole()]
 
     def _cases(self) -> Iterator[StoredCase]:
         for path in sorted(self.folder.glob(f"[!.]*/[!.]*/{_RECORD}")):

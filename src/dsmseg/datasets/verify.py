@@ -19,7 +19,7 @@ from dsmseg.volume import read_grid
 
 SPACING_MM = (3.0, 3.0, 3.0)  # of the check: small organs are still seen, and no scan takes long
 _CASES_A_TASK = 64
-_BYTES_A_VOXEL = 16  # that reading a case takes at most, per voxel of its scan (measured, see benchmarks/README.md)
+_BYTES_A_VOXEL = 16  # that reading a case takes at most, per voxel of its scan: a file of float64 does
 _BASE_BYTES = 250_000_000
 
 Progress = Callable[[str, int, int], None]

@@ -16,7 +16,8 @@ from dsmseg.volume import body_mask
 _LEAST_ML = 0.5  # of a structure; a few stray voxels tell neither its density nor where it lies
 _SOFT_TISSUE_HU = (-200.0, 300.0)
 _LEAST_SOFT_TISSUE = 0.15  # of the body; a scan that is off by 1,024 has none
-_BONE_HU = 200.0
+_BONE_HU, _DENSE_BONE_HU = 200.0, 380.0  # spongy bone, but contrast too; dense bone, which little contrast is
+_FRONT_DENSE_MM = -5.0
 _FRONT_MM = 10.0  # bone this far in front of the body's middle: the spine is in front
 _AIR_HU = -500.0
 
@@ -30,6 +31,7 @@ class Body:
 
     mask: Mask
     middle: float | None
+    flanks: bool  # whether both flanks lie inside the scan, so that the middle is the body's and not the scan's
 
 
 def find_body(hu: Hu) -> Body:
@@ -38,10 +40,11 @@ def find_body(hu: Hu) -> Body:
     columns: Bool[NDArray[np.bool_], "x z"] = np.any(mask, axis=1)
     heights = np.flatnonzero(columns.any(axis=0))
     if heights.size == 0:
-        return Body(mask, None)
+        return Body(mask, None, False)
     first = columns[:, heights].argmax(axis=0)
     last = columns.shape[0] - 1 - columns[::-1, heights].argmax(axis=0)
-    return Body(mask, float(np.median((first + last) / 2)))
+    inside = (first > 0) & (last < columns.shape[0] - 1)
+    return Body(mask, float(np.median((first + last) / 2)), bool(inside.mean() > 0.5))
 
 
 def check_content(case_id: str, case: LoadedCase, description: Description, body: Body) -> list[Finding]:
@@ -99,7 +102,7 @@ def _wrong_directions(case: LoadedCase, description: Description, body: Body) ->
     for classes, mask in _large_enough(case, description):
         centers[classes] = affine[:3, :3] @ _center(mask) + affine[:3, 3]
     middle = None
-    if body.middle is not None:
+    if body.middle is not None and body.flanks:
         _, y, z = (np.array(body.mask.shape) - 1) / 2
         middle = float((affine @ [body.middle, y, z, 1])[0])
     told = misplaced(centers, middle)
@@ -135,17 +138,25 @@ def _center(mask: Mask) -> NDArray[np.float64]:
 
 
 def _spine_in_front(hu: Hu, body: Body, affine: NDArray[np.float64]) -> float | None:
-    """Give how far bone lies in front of the body's middle, in mm, median over slices, if that is clearly so."""
-    bone = (hu > _BONE_HU) & body.mask
+    """Give how far bone lies in front of the body's middle, in mm, if that is clearly so, of dense bone as well."""
+    step = float(np.linalg.norm(affine[:3, 1]))
+    front, dense = (_in_front(hu > least, body) for least in (_BONE_HU, _DENSE_BONE_HU))
+    if front is None or front * step <= _FRONT_MM:
+        return None
+    return front * step if dense is None or dense * step > _FRONT_DENSE_MM else None
+
+
+def _in_front(dense: Mask, body: Body) -> float | None:
+    """Give how many voxels what is dense lies in front of the body's middle: the median over slices that show some."""
+    bone = dense & body.mask
     counts, extents = bone.sum((0, 1)), body.mask.sum((0, 1))
     slices = np.flatnonzero((counts > 5) & (extents > 0))
     if slices.size < 5:
         return None
-    rows = np.arange(hu.shape[1])
+    rows = np.arange(bone.shape[1])
     bone_center = rows @ bone.sum(0)[:, slices] / counts[slices]
     body_center = rows @ body.mask.sum(0)[:, slices] / extents[slices]
-    before = float(np.median(bone_center - body_center)) * float(np.linalg.norm(affine[:3, 1]))
-    return before if before > _FRONT_MM else None
+    return float(np.median(bone_center - body_center))
 
 
 def _lungs_below(hu: Hu, body: Mask) -> bool:
