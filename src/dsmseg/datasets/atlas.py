@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from dsmseg.taxonomy import find
+from dsmseg.taxonomy import TUMORS, find
 
 Range = tuple[float, float]
 Classes = tuple[str, ...]  # one class, or both sides of an organ that a data set merges
@@ -36,23 +36,11 @@ def atlas() -> Atlas:
     content = tomllib.loads(files("dsmseg.datasets").joinpath("atlas.toml").read_text(encoding="utf-8"))
     organs = content["organs"]
     tumors = dict(content["tumors"])
-    default = tuple(tumors.pop("default"))
-    hu = {name: tuple(entry["hu"]) for name, entry in organs.items()} | {
-        name: tuple(one) for name, one in tumors.items()
-    }
-    return Atlas(
-        center={name: np.array(entry["center"], float) for name, entry in organs.items()},
-        hu=_Defaulting(hu, default),
-    )
-
-
-class _Defaulting(dict[str, Range]):
-    def __init__(self, known: Mapping[str, Range], default: Range) -> None:
-        super().__init__(known)
-        self._default = default
-
-    def __missing__(self, name: str) -> Range:
-        return self._default
+    low, high = tumors.pop("default")
+    hu: dict[str, Range] = {one.name: (low, high) for one in TUMORS}
+    hu |= {name: tuple(one) for name, one in tumors.items()}
+    hu |= {name: tuple(entry["hu"]) for name, entry in organs.items()}
+    return Atlas(center={name: np.array(entry["center"], float) for name, entry in organs.items()}, hu=hu)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,11 +138,6 @@ def agree(image: Grid, labels: Grid) -> bool:
     return offset_mm(image, labels) <= _TOLERANCE_SHARE * min(image.spacing)
 
 
-def label_path(files: CaseFiles) -> Path:
-    """Give the label file of a case, or its first."""
-    return next(iter(files.labels.values()))
-
-
 @dataclass(slots=True)
 class _Placer:
     """Puts label files on the voxels of a scan, in the ways that the data set's layout names."""
@@ -270,12 +265,13 @@ def _mismatch(
     if isinstance(labels, tuple) or labels.own.shape != scan.own.shape:
         own = labels if isinstance(labels, tuple) else labels.own.shape
         return GridMismatchError(
-            f"has {_text(own)} voxels where the scan has {_text(scan.own.shape)}", where=path, mend=mend
+            f"has {shape_text(own)} voxels where the scan has {shape_text(scan.own.shape)}", where=path, mend=mend
         )
     distance = offset_mm(scan.grid, labels.grid)
     apart = f"{distance:.1f} mm off" if np.isfinite(distance) else "with its axes in another direction"
     return GridMismatchError(f"lies {apart} beside its scan in space ({description.name})", where=path, mend=mend)
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Give sizes as a person writes them."""
     return " x ".join(str(size) for size in shape)

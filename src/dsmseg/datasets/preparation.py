@@ -238,16 +238,17 @@ def _sources(files: CaseFiles) -> list[SourceFile]:
     """
     sources = []
     for name, paths in _source_files(files).items():
-        digest, size, state = hashlib.sha256(), 0, ""
-        for path in paths:
-            try:
+        digest, size = hashlib.sha256(), 0
+        try:
+            for path in paths:
                 with path.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
                     size += stream.tell()
-                state = _state(paths)
-            except OSError as error:
-                mend = "Check the path and its permissions."
-                raise InputError(f"cannot be read ({error.strerror or error})", where=path, mend=mend) from error
+            state = _state(paths)
+        except OSError as error:
+            mend = "Check the path and its permissions."
+            where = error.filename or paths[0]
+            raise InputError(f"cannot be read ({error.strerror or error})", where=where, mend=mend) from error
         sources.append(SourceFile(name=name, bytes=size, sha256=digest.hexdigest(), state=state))
     return sources
 

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +13,11 @@ from dsmseg.datasets.layout import Found, case_order
 from dsmseg.datasets.preparation import Job, is_up_to_date, prepare_case
 from dsmseg.datasets.store import Settings, Store, require_blosc2
 from dsmseg.datasets.verification.findings import Check, Finding, from_error, in_order
-from dsmseg.datasets.verify import memory_of
+from dsmseg.datasets.verify import Progress, memory_of
 from dsmseg.datasets.workers import Done, Task, run_all
 from dsmseg.errors import InputError, OutputError
 
 _LOCK = ".lock"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def _summary(
 ) -> Prepared:
     name = found.description.name
     here = {one.id for one in found.cases}
-    stored = {path.parent.name for path in (store.folder / name).glob("[!.]*/case.json")}
+    stored = {folder.name for folder in store.case_folders(name)}
     gone = sorted(stored - here, key=case_order)
     done = sorted(written[name], key=case_order)
     return Prepared(name, tuple(done), tuple(kept[name]), tuple(in_order(left_out[name])), tuple(gone))

@@ -4,7 +4,7 @@ A folder ``STORE/<data set>/<case>`` holds ``image.b2nd`` (HU, int16, clipped to
 (codes), ``sampling.safetensors`` (where each class lies; the scan's fingerprint) and ``case.json`` (all else).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -265,10 +265,9 @@ class Store:
 
     def read_case(self, dataset: str, case: str) -> StoredCase | None:
         """Give one case; None where it is not there whole."""
-        path = self.case_folder(dataset, case) / _RECORD
         try:
-            return StoredCase(path.parent, CaseRecord.model_validate_json(path.read_bytes()), self.settings)
-        except (OSError, ValidationError):
+            return self._read(self.case_folder(dataset, case))
+        except InputError:
             return None
 
     def cases(self) -> list[StoredCase]:
@@ -277,20 +276,23 @@ class Store:
         Raises:
             InputError: a case's record is damaged.
         """
-        return list(self._cases())
+        return [self._read(folder) for folder in self.case_folders()]
 
     def whole_cases(self) -> list[StoredCase]:
         """Give the cases that can be read; those that are damaged are passed over."""
-        folders = [path.parent for path in sorted(self.folder.glob(f"[!.]*/[!.]*/{_RECORD}"))]
-        read = [self.read_case(folder.parent.name, folder.name) for folder in folders]
+        read = [self.read_case(folder.parent.name, folder.name) for folder in self.case_folders()]
         return [one for one in read if one is not None and one.is_whole()]
 
-    def _cases(self) -> Iterator[StoredCase]:
-        for path in sorted(self.folder.glob(f"[!.]*/[!.]*/{_RECORD}")):
-            try:
-                yield StoredCase(path.parent, CaseRecord.model_validate_json(path.read_bytes()), self.settings)
-            except (OSError, ValidationError) as error:
-                raise InputError("is damaged or of another version", where=path, mend=_MEND) from error
+    def case_folders(self, dataset: str = "[!.]*") -> list[Path]:
+        """Give the folders that hold a record: of one data set, or of all, in order."""
+        return [path.parent for path in sorted(self.folder.glob(f"{dataset}/[!.]*/{_RECORD}"))]
+
+    def _read(self, folder: Path) -> StoredCase:
+        path = folder / _RECORD
+        try:
+            return StoredCase(folder, CaseRecord.model_validate_json(path.read_bytes()), self.settings)
+        except (OSError, ValidationError) as error:
+            raise InputError("is damaged or of another version", where=path, mend=_MEND) from error
 
 
 def write_case(

@@ -11,7 +11,7 @@ import numpy as np
 
 from dsmseg.datasets.description import Description
 from dsmseg.datasets.layout import CaseFiles, Found, case_order
-from dsmseg.datasets.loading import agree, offset_mm
+from dsmseg.datasets.loading import agree, offset_mm, shape_text
 from dsmseg.datasets.verification.findings import Finding, from_error
 from dsmseg.errors import InputError
 from dsmseg.volume import VOLUME_SUFFIXES, Grid, Volume, read_grid
@@ -66,7 +66,7 @@ def _check_labels(case: CaseFiles, path: Path, image: Grid, description: Descrip
     if untrusted and (labels.shape == image.shape or there.shape == here.shape):
         return []
     if labels.shape != image.shape and here.shape != there.shape:
-        what = f"{path} has {_text(labels.shape)} voxels where its image has {_text(image.shape)}"
+        what = f"{path} has {shape_text(labels.shape)} voxels where its image has {shape_text(image.shape)}"
     else:
         what = f"{path} lies {offset_mm(here, there):.1f} mm off its image"
     mend = "Give the labels of this image, or resample them onto its grid (nearest neighbor)."
@@ -160,7 +160,3 @@ def _listed(found: Found, folder: Path) -> set[str]:
 def _named(names: list[str]) -> str:
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)
