@@ -1,6 +1,7 @@
 """What the structures of a TotalSegmentator label map are made of: tissue, HU by contrast phase, organ of the paper."""
 
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -59,9 +60,21 @@ class Anatomy:
 def totalsegmentator() -> Anatomy:
     """Give the anatomy of TotalSegmentator (v2) label maps."""
     table = _read("totalsegmentator.toml")
-    structures = ("", *table["structures"])
+    return _anatomy(table["structures"], table["organs"].items())
+
+
+@cache
+def phantom_anatomy() -> Anatomy:
+    """Give the anatomy of phantoms: TotalSegmentator's structures, and behind them what those lack."""
+    table = _read("totalsegmentator.toml")
+    more = table["phantom"]
+    return _anatomy([*table["structures"], *more["structures"]], [*table["organs"].items(), *more["organs"].items()])
+
+
+def _anatomy(names: Sequence[str], organs_of: Iterable[tuple[str, list[str]]]) -> Anatomy:
+    structures = ("", *names)
     organs = np.zeros(len(structures), np.uint8)
-    for organ, parts in table["organs"].items():
+    for organ, parts in organs_of:
         for part in parts:
             organs[structures.index(part)] = find(organ).id
     entries = list(_read("tissues.toml")["tissues"].values())

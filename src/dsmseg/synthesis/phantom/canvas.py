@@ -1,0 +1,254 @@
+"""A grid of voxels on which a body is drawn, shape by shape: blobs and tubes that know what they may replace."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int8, UInt8
+from numpy.typing import ArrayLike, NDArray
+
+from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis.noise import Vector, smooth_noise
+
+_FAR = np.float32(1e6)
+_LUMP_SCALE = 22.0  # mm between the nodes of the field that makes surfaces uneven
+_BEND_SCALE = 55.0  # mm between the nodes of the field that bends the whole body
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Voxels of a scan: their number, the mm between them, the place of the first one in mm (RAS)."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How a body lies in the scan: place in the body = matrix @ (place in the scan) + a smooth bend (mm, one sigma)."""
+
+    matrix: NDArray[np.float64]
+    bend: float
+    seed: int
+
+
+class Canvas:
+    """What has been drawn.
+
+    place: mm in the body's own frame of each voxel, (3, x, y, z). structures: ids. depth: mm below the surface of the
+    structure that was drawn there. height: place within a tube or blob from -100 (posterior) to 100 (anterior).
+    lumps: the field that makes surfaces uneven. wall, below: mm inside the wall of the cavity, mm below the diaphragm;
+    the trunk sets them.
+    """
+
+    def __init__(self, frame: Frame, pose: Pose) -> None:
+        self.frame, self.pose = frame, pose
+        self.place: Float32[NDArray[np.float32], "3 x y z"] = _places(frame, pose)
+        self.structures: UInt8[NDArray[np.uint8], "x y z"] = np.zeros(frame.shape, np.uint8)
+        self.depth = np.zeros(frame.shape, np.float32)
+        self.height: Int8[NDArray[np.int8], "x y z"] = np.zeros(frame.shape, np.int8)
+        self.lumps = smooth_noise(frame.shape, frame.spacing, frame.origin, _LUMP_SCALE, pose.seed + 7)
+        self.wall = np.full(frame.shape, _FAR)
+        self.below = np.full(frame.shape, _FAR)
+        self._to_scan = np.linalg.inv(pose.matrix)
+
+    def blob(
+        self,
+        structure: int,
+        center: Vector,
+        radii: Vector,
+        *,
+        over: NDArray[np.bool_],
+        turn: NDArray[np.float64] | None = None,
+        planes: ArrayLike = (),
+        wall: float = -1e9,
+        below: float = -1e9,
+        lumpy: float = 0.0,
+        deeper: bool = False,
+    ) -> None:
+        """Draw an ellipsoid that gives way to walls and planes.
+
+        Args:
+            structure: id to draw. over: of each id whether it may be replaced.
+            center, radii: mm in the body. turn: rotation of its axes.
+            planes: rows (nx, ny, nz, d): only n . place <= d is drawn.
+            wall, below: least mm inside the wall of the cavity, and below the diaphragm.
+            lumpy: mm by which the surface is uneven. deeper: where it meets its own kind, the greater depth is kept.
+        """
+        axes = np.eye(3) if turn is None else turn
+        radii_, center_ = np.asarray(radii, np.float64), np.asarray(center, np.float64)
+        reach = np.sqrt(((axes * radii_) ** 2).sum(axis=1)) + 3 * lumpy
+        box = self._box(center_ - reach, center_ + reach)
+        if box is None:
+            return
+        _blob(
+            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self.below, box,
+            center_.astype(np.float32), (axes / radii_).T.astype(np.float32).copy(), np.float32(radii_[1]),
+            np.asarray(planes, np.float32).reshape(-1, 4), np.float32(wall), np.float32(below), np.float32(lumpy),
+            structure, over, deeper,
+        )  # fmt: skip
+
+    def tube(
+        self,
+        structure: int,
+        points: ArrayLike,
+        radii: ArrayLike,
+        *,
+        over: NDArray[np.bool_],
+        squeeze: Vector = (1.0, 1.0, 1.0),
+        wall: float = -1e9,
+        lumpy: float = 0.0,
+        apart: bool = True,
+    ) -> None:
+        """Draw a tube through points.
+
+        Args:
+            structure: id to draw. over: of each id whether it may be replaced.
+            points: (n, 3), mm in the body. radii: one, or one a point, mm.
+            squeeze: along each axis, how much thinner (above 1) or wider (below 1) than ``radii`` it is.
+            wall: least mm inside the wall of the cavity. lumpy: mm by which the surface is uneven.
+            apart: where it meets its own kind, the greater depth is kept, so that each loop has a wall.
+        """
+        line = np.asarray(points, np.float32).reshape(-1, 3)
+        thick = np.broadcast_to(np.asarray(radii, np.float32), len(line)).astype(np.float32)
+        squeeze_ = np.asarray(squeeze, np.float32)
+        boxes = np.zeros((len(line) - 1, 6), np.int64)
+        kept = np.zeros(len(boxes), np.bool_)
+        for index in range(len(boxes)):
+            ends, reach = line[index : index + 2], thick[index : index + 2].max() / squeeze_ + 3 * lumpy
+            box = self._box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
+            if box is not None:
+                boxes[index], kept[index] = box, True
+        for index in np.flatnonzero(kept):
+            _segment(
+                self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[index],
+                line[index], line[index + 1], thick[index], thick[index + 1], squeeze_,
+                np.float32(wall), np.float32(lumpy), structure, over, apart,
+            )  # fmt: skip
+
+    def _box(self, low: NDArray[np.floating], high: NDArray[np.floating]) -> NDArray[np.int64] | None:
+        """Give the voxels (first and end along each axis) that may lie between two corners in the body."""
+        middle, half = (low + high) / 2, (high - low) / 2
+        center = self._to_scan @ middle
+        reach = np.abs(self._to_scan) @ (half + 3.2 * self.pose.bend)
+        first = np.floor((center - reach - self.frame.origin) / self.frame.spacing).astype(np.int64)
+        end = np.ceil((center + reach - self.frame.origin) / self.frame.spacing).astype(np.int64) + 1
+        first, end = np.maximum(first, 0), np.minimum(end, self.frame.shape)
+        return None if (first >= end).any() else np.stack([first, end], axis=1).reshape(-1)
+
+
+def replacing(ids: Iterable[int]) -> NDArray[np.bool_]:
+    """Give a table of 256 ids: may it be replaced?"""
+    table = np.zeros(256, np.bool_)
+    table[list(ids)] = True
+    return table
+
+
+def smooth_line(points: ArrayLike, pieces: int = 6) -> NDArray[np.float64]:
+    """Give a Catmull-Rom line through points (n, d), with ``pieces`` points a stretch."""
+    line = np.asarray(points, np.float64)
+    padded = np.concatenate([2 * line[:1] - line[1:2], line, 2 * line[-1:] - line[-2:-1]])
+    t = (np.arange(pieces) / pieces)[:, None]
+    parts = []
+    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        parts.append(b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))))
+    return np.concatenate([*parts, line[-1:]])
+
+
+def turned(about: str, degrees: float) -> NDArray[np.float64]:
+    """Give the rotation about an axis of the body: x (right), y (anterior) or z (superior)."""
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[about]
+    matrix = np.eye(3)
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, second], matrix[second, first] = -sine, sine
+    return matrix
+
+
+def _places(frame: Frame, pose: Pose) -> NDArray[np.float32]:
+    axes = [
+        (start + step * np.arange(count)).astype(np.float32)
+        for start, step, count in zip(frame.origin, frame.spacing, frame.shape, strict=True)
+    ]
+    out = np.empty((3, *frame.shape), np.float32)
+    for axis, row in enumerate(pose.matrix.astype(np.float32)):
+        bend = smooth_noise(frame.shape, frame.spacing, frame.origin, _BEND_SCALE, pose.seed + axis)
+        flat = (row[0] * axes[0])[:, None, None] + (row[1] * axes[1])[None, :, None] + (row[2] * axes[2])[None, None, :]
+        out[axis] = flat + np.float32(pose.bend) * bend
+    return out
+
+
+@compiled()
+def _blob(  # type: ignore[no-untyped-def] # noqa: ANN202
+    place, structures, depths, heights, lumps, walls, belows, box,  # noqa: ANN001
+    center, axes, half_depth, planes, wall, below, lumpy, structure, over, deeper,  # noqa: ANN001
+):  # fmt: skip  # pragma: no cover - compiled
+    for i in range(box[0], box[1]):
+        for j in range(box[2], box[3]):
+            for k in range(box[4], box[5]):
+                old = structures[i, j, k]
+                if not (over[old] or (deeper and old == structure)):
+                    continue
+                x = place[0, i, j, k] - center[0]
+                y = place[1, i, j, k] - center[1]
+                z = place[2, i, j, k] - center[2]
+                a = axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z
+                b = axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z
+                c = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z
+                length = np.sqrt(a * a + b * b + c * c)
+                if length > np.float32(1.6):
+                    continue
+                gx = axes[0, 0] * a + axes[1, 0] * b + axes[2, 0] * c
+                gy = axes[0, 1] * a + axes[1, 1] * b + axes[2, 1] * c
+                gz = axes[0, 2] * a + axes[1, 2] * b + axes[2, 2] * c
+                slope = np.sqrt(gx * gx + gy * gy + gz * gz)
+                depth = (np.float32(1.0) - length) * length / max(slope, np.float32(1e-6)) + lumpy * lumps[i, j, k]
+                depth = min(depth, walls[i, j, k] - wall, belows[i, j, k] - below)
+                for p in range(planes.shape[0]):
+                    d = (
+                        planes[p, 3]
+                        - planes[p, 0] * place[0, i, j, k]
+                        - planes[p, 1] * place[1, i, j, k]
+                        - planes[p, 2] * place[2, i, j, k]
+                    )
+                    depth = min(depth, d + np.float32(0.5) * lumpy * lumps[i, j, k])
+                if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
+                    continue
+                structures[i, j, k] = structure
+                depths[i, j, k] = depth
+                heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / half_depth)))
+
+
+@compiled()
+def _segment(  # type: ignore[no-untyped-def] # noqa: ANN202
+    place, structures, depths, heights, lumps, walls, box,  # noqa: ANN001
+    start, end, start_radius, end_radius, squeeze, wall, lumpy, structure, over, apart,  # noqa: ANN001
+):  # fmt: skip  # pragma: no cover - compiled
+    dx = (end[0] - start[0]) * squeeze[0]
+    dy = (end[1] - start[1]) * squeeze[1]
+    dz = (end[2] - start[2]) * squeeze[2]
+    whole = max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
+    for i in range(box[0], box[1]):
+        for j in range(box[2], box[3]):
+            for k in range(box[4], box[5]):
+                old = structures[i, j, k]
+                if not (over[old] or (apart and old == structure)):
+                    continue
+                x = (place[0, i, j, k] - start[0]) * squeeze[0]
+                y = (place[1, i, j, k] - start[1]) * squeeze[1]
+                z = (place[2, i, j, k] - start[2]) * squeeze[2]
+                t = min(max((x * dx + y * dy + z * dz) / whole, np.float32(0.0)), np.float32(1.0))
+                x -= t * dx
+                y -= t * dy
+                z -= t * dz
+                radius = start_radius + t * (end_radius - start_radius)
+                depth = radius - np.sqrt(x * x + y * y + z * z)
+                if lumpy > 0:
+                    depth += lumpy * lumps[i, j, k]
+                depth = min(depth, walls[i, j, k] - wall)
+                if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
+                    continue
+                structures[i, j, k] = structure
+                depths[i, j, k] = depth
+                heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / max(radius, np.float32(0.1)))))
