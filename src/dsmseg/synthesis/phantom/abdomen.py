@@ -70,10 +70,11 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
 def draw_kidneys(canvas: Canvas, trunk: Trunk) -> None:
     """Draw both kidneys, with sinus and pelvis, in their fat, and the adrenal glands above them."""
     random = trunk.patient.random("kidneys")
-    fat = 3.0 + 9.0 * trunk.patient.visceral
+    fat = 2.5 + 3.5 * trunk.patient.visceral
+    both = float(random.uniform(0.9, 1.08))
     for side, word, level in ((1, "right", 140.0), (-1, "left", 152.0)):
-        size = float(random.uniform(0.88, 1.12))
-        center = trunk.put(swayed(random, [(side * 60, -6, level + 5 * random.standard_normal())], 3))[0]
+        size = both * float(random.uniform(0.96, 1.04))
+        center = trunk.put(swayed(random, [(side * 57, -8, level + 5 * random.standard_normal())], 3))[0]
         turn = turned("y", side * 13) @ turned("x", 12) @ turned("z", -side * 32)
         room = over(_FAT, "muscle", "liver", "spleen", "iliopsoas_right", "iliopsoas_left")
         canvas.blob(id_of(_FAT), center, np.array([28, 27, 54]) * size + fat, over=over("liver", "spleen"), turn=turn)

@@ -49,9 +49,11 @@ def draw_small_bowel(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("small bowel")
     room = over(_FAT)
     thick = float(random.uniform(9.5, 13.5))
-    loops = int(round(7 - 3.5 * trunk.patient.visceral + random.uniform(-1, 1)))
-    for number in range(max(2, loops)):
-        start = (random.uniform(-70, 70), random.uniform(34, 66), random.uniform(-45, 110))
+    loops = int(round(17 - 7 * trunk.patient.visceral + random.uniform(-2, 2)))
+    for number in range(loops):
+        left_and_high = number % 3 == 0  # jejunum
+        middle, level = (-45, 125) if left_and_high else (5, 20)
+        start = (middle + random.uniform(-45, 60), random.uniform(25, 72), level + random.uniform(-50, 50))
         line = trunk.put(_wander(np.array(start), int(random.integers(14, 22)), random.standard_normal((40, 3))))
         way = smooth_line(line, 3)
         radii = thick * (1 + 0.18 * np.interp(np.arange(len(way)), range(0, 120, 6), random.standard_normal(20)))
@@ -65,7 +67,7 @@ def draw_small_bowel(canvas: Canvas, trunk: Trunk) -> None:
 
 def _wander(start: NDArray[np.float64], count: int, chance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give a meandering line through the middle of the abdomen: it turns back at the borders."""
-    low, high = np.array([-82, 18, -75]), np.array([82, 72, 132])
+    low, high = np.array([-92, 14, -85]), np.array([88, 78, 160])
     points, direction = [start], np.array([1.0, 0, 0])
     for index in range(count):
         direction = 0.55 * direction + 0.75 * chance[index]

@@ -106,7 +106,7 @@ def draw_lung_vessels(canvas: Canvas, trunk: Trunk) -> None:
         hilum = trunk.put((side * 46, -2, 350))
         inside = over(lung)
         for start, ends, radii in grow_tree(
-            random, hilum, trunk.put((side * 84, -4, 330)), np.array([46.0, 70, 105]), 30, 5.5
+            random, hilum, trunk.put((side * 84, -4, 330)), np.array([46.0, 72, 108]), 64, 6.0
         ):
             for end, radius in zip(ends, radii, strict=True):
                 canvas.tube(id_of(f"lung_vessel_{word}"), [start, end], (radius, radius * 0.75), over=inside)

@@ -138,5 +138,5 @@ def _draw_sacrum(canvas: Canvas, trunk: Trunk) -> None:
     thick = np.interp(np.arange(len(line)), (0, 4, 8, 12), (18, 15, 9, 5))
     canvas.tube(id_of("sacrum"), line, thick, over=soft, squeeze=(0.62, 1.0, 1.0))
     for sign in (-1, 1):
-        wing = [(sign * 20 * wide, top - 4, -18), (sign * 46 * wide, top - 34, -22), (sign * 40 * wide, top - 42, -52)]
-        canvas.tube(id_of("sacrum"), wing, (17, 15, 11), over=soft)
+        wing = [(sign * 22 * wide, top - 8, -18), (sign * 46 * wide, top - 34, -22), (sign * 32 * wide, top - 46, -55), (sign * 16, top - 48, -85)]
+        canvas.tube(id_of("sacrum"), wing, (19, 18, 16, 9), over=soft)

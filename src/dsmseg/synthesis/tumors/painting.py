@@ -1,0 +1,88 @@
+"""Blend a lesion into a scan: partial volume at its margin, the scan's own noise on its HU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from dsmseg.synthesis.tumors import grain
+from dsmseg.synthesis.tumors.interior import Look, fill
+from dsmseg.synthesis.tumors.kinds import Variant
+from dsmseg.synthesis.tumors.lesions import Lesion
+
+Image = Float32[NDArray[np.float32], "x y z"]
+Mask = Bool[NDArray[np.bool_], "x y z"]
+Field = Float64[NDArray[np.float64], "x y z"]
+
+_SOFT = (-20.0, 140.0)  # HU of tissue on which noise is measured where the host is none
+_BORDER_BLUR = 0.8  # mm
+_HAZE_KEEPS = 0.55  # of the lung's structures seen through ground glass
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The scan as it was, the scan that is painted on, the host, its median HU, and whether it is solid tissue."""
+
+    before: Image
+    image: Image
+    host: Mask
+    level: float
+    solid: bool
+
+
+def paint(
+    canvas: Canvas, lesion: Lesion, variant: Variant, look: Look, features: frozenset[str], random: Generator
+) -> None:
+    """Paint a lesion on the canvas, in its box."""
+    box = lesion.box
+    under = canvas.image[box.slices]
+    values = fill(box, -lesion.distance, variant, look, features, random)
+    if "ground_glass" in features:
+        values += np.float32(_HAZE_KEEPS) * (under - np.float32(canvas.level))
+    else:
+        values += _noise(canvas, lesion, random)
+    share = opacity(lesion, variant.margin).astype(np.float32)
+    canvas.image[box.slices] = np.where(share > 0, under + share * (values - under), under)
+
+
+def opacity(lesion: Lesion, margin: float) -> Field:
+    """Give the share of each voxel that the lesion fills: 0.5 or more in its mask, less elsewhere."""
+    share = _coverage(lesion.surface, margin)
+    if lesion.border is not None:
+        share = np.minimum(share, _coverage(lesion.border, _BORDER_BLUR))
+    return np.where(lesion.mask, np.maximum(share, 0.5), np.minimum(share, 0.499))
+
+
+def _coverage(distance: Field, blur: float) -> Field:
+    """Give the share of each voxel below a surface: it falls over the voxel's own width and ``blur`` mm."""
+    squared = np.full(distance.shape, blur * blur)
+    for axis in range(3):
+        if distance.shape[axis] > 1:
+            step = np.gradient(distance, axis=axis)
+            squared += step * step
+    return np.clip(0.5 - distance / np.sqrt(squared), 0.0, 1.0)
+
+
+def _noise(canvas: Canvas, lesion: Lesion, random: Generator) -> Image:
+    """Give the noise of the scan over a lesion's box."""
+    box = lesion.box
+    if not canvas.solid:
+        return grain.more(_tissue_grain(canvas, lesion), box, random)
+    valid = canvas.host[box.slices] | lesion.mask
+    left = grain.residual(canvas.image[box.slices], valid, box.spacing)
+    deep = valid if lesion.border is None else valid & (lesion.border < -max(box.spacing))
+    found = grain.measure(left, deep if np.count_nonzero(deep) > 100 else valid)
+    return grain.keep(left, grain.more(found, box, random), found)
+
+
+def _tissue_grain(canvas: Canvas, lesion: Lesion) -> grain.Grain:
+    """Measure the noise on soft tissue in slices around a lesion: its host is air, or full of edges."""
+    depth = canvas.before.shape[2]
+    middle = min(max(round(lesion.center[2] / lesion.box.spacing[2]), 0), depth - 1)
+    slab = canvas.before[:, :, max(0, middle - 2) : min(depth, middle + 3)]
+    soft = (slab > _SOFT[0]) & (slab < _SOFT[1])
+    inner = uniform_filter(soft.astype(np.float32), (5, 5, 1), mode="constant") > 0.99
+    return grain.measure(grain.residual(slab, soft, lesion.box.spacing), inner)
