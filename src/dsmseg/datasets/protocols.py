@@ -1,12 +1,13 @@
 """Which prepared cases a training or a test may take: the paper's protocol, or one in which unseen means unseen."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dsmseg.datasets.description import Part, Stage, packaged
 from dsmseg.datasets.fingerprint import find_copies
-from dsmseg.datasets.splits import Protocol, parts
+from dsmseg.datasets.splits import Protocol, Splits, parts, public_splits, read_splits
 from dsmseg.datasets.store import Store, StoredCase
 
 
@@ -18,7 +19,9 @@ class Choice:
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def choose_cases(store: Store, protocol: Protocol, part: Part, *, stage: Stage | None = None) -> Choice:
+def choose_cases(
+    store: Store, protocol: Protocol, part: Part, *, stage: Stage | None = None, splits: Path | Splits | None = None
+) -> Choice:
     """Choose the prepared cases of a part (training, testing, inference) of a protocol.
 
     ``paper`` follows Table 1, ``supervised`` is the fine-tuning of Table 4. ``clean`` trains on no scan that a test set
@@ -30,28 +33,36 @@ def choose_cases(store: Store, protocol: Protocol, part: Part, *, stage: Stage |
         store: where the cases are.
         protocol: paper, clean or supervised.
         part: what they are for.
-        stage: of training (Table 1); None for both. Cases of other data sets than the public ones have no part.
+        stage: of training (Table 1); None for both.
+        splits: which case is for what, or the file that says so (`read_splits`); None: those of the public data sets.
+            Cases that they do not name have no part.
+
+    Raises:
+        InputError: the file is no table of splits.
     """
-    assigned = parts(protocol)
-    stages = {one.name: one.table_1.stages for one in packaged()}
+    table = read_splits(splits) if isinstance(splits, Path) else splits or public_splits()
+    assigned = parts(protocol, table)
     stored = store.cases()
     chosen = [
         one
         for one in stored
         if assigned.get(one.key) == part
-        and (stage is None or part != "training" or stage in stages[one.record.dataset])
+        and (stage is None or part != "training" or stage in table.stages[one.record.dataset])
     ]
     left_out: dict[str, Counter[str]] = {}
     if protocol == "clean" and part == "training":
         tests = [one for one in stored if assigned.get(one.key) in ("testing", "inference")]
-        chosen = _without_tests(chosen, tests, left_out)
+        chosen = _without_tests(chosen, tests, left_out, assigned)
     return Choice(tuple(chosen), left_out)
 
 
 def _without_tests(
-    chosen: Sequence[StoredCase], tests: Sequence[StoredCase], left_out: dict[str, Counter[str]]
+    chosen: Sequence[StoredCase],
+    tests: Sequence[StoredCase],
+    left_out: dict[str, Counter[str]],
+    assigned: Mapping[tuple[str, str], str],
 ) -> list[StoredCase]:
-    hidden = _not_comparable(tests)
+    hidden = _not_comparable(tests, assigned)
     tested = {one.name for one in tests}
     prints = {one.name: one.fingerprint for one in (*chosen, *tests)}
     copies: dict[str, str] = {}
@@ -72,9 +83,8 @@ def _without_tests(
     return kept
 
 
-def _not_comparable(tests: Sequence[StoredCase]) -> dict[str, str]:
+def _not_comparable(tests: Sequence[StoredCase], assigned: Mapping[tuple[str, str], str]) -> dict[str, str]:
     """Give the data sets that may hold test scans which are not in the store, and so cannot be found in them."""
-    assigned = parts("clean")
     wanted = Counter(dataset for (dataset, _), part in assigned.items() if part in ("testing", "inference"))
     present = Counter(one.record.dataset for one in tests)
     hidden = {}

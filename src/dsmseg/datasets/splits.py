@@ -7,21 +7,23 @@ the draw is the same on any machine, and adding a scan moves no other. ``python 
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from dsmseg.datasets.description import Description, packaged
+from dsmseg.datasets.description import Description, Part, packaged
+from dsmseg.errors import InputError
 
 Protocol = Literal["paper", "clean", "supervised"]
 
 SEED = 12747  # the paper's number on arXiv, after the point
 SUPERVISED_TESTING = 121  # of the four MSD tasks (§ 6.3), shared out by their sizes
 _COLUMNS = ("dataset", "case", "official", "paper", "clean", "supervised", "why")
+_STAGES = "stages"  # a column of other tables than the packaged one
 _FILE = "splits.csv"
 _TRAINING_SHARE = 0.4  # § 5.1: of BTCV, LiTS and KiTS
 
@@ -43,6 +45,14 @@ class Assignment:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Rows of scans, and the stages of training that each data set is for (Table 1)."""
+
+    rows: tuple[Assignment, ...]
+    stages: Mapping[str, Collection[int]]
+
+
 @cache
 def assignments() -> tuple[Assignment, ...]:
     """Give the row of each scan of the public data sets, as stored in splits.csv."""
@@ -51,14 +61,43 @@ def assignments() -> tuple[Assignment, ...]:
 
 
 @cache
+def public_splits() -> Splits:
+    """Give the splits of the public data sets."""
+    return Splits(assignments(), {one.name: one.table_1.stages for one in packaged()})
+
+
+def read_splits(path: Path) -> Splits:
+    """Read the splits of other data sets: a table like splits.csv with a column more, ``stages`` ("1 2", "2", "").
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or names another part or stage than there are.
+    """
+    mend = f"It needs the columns {', '.join((*_COLUMNS, _STAGES))}."
+    try:
+        table = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
+        rows = tuple(Assignment(**{column: row[column] for column in _COLUMNS}) for row in table)
+        stages = {row["dataset"]: tuple(int(one) for one in row[_STAGES].split()) for row in table}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot be read ({error})", where=path, mend=mend) from error
+    except (KeyError, ValueError, AttributeError) as error:  # a row that is too short holds None
+        raise InputError("is no table of splits", where=path, mend=mend) from error
+    for row in rows:
+        if strange := {row.paper, row.clean, row.supervised} - {"", *get_args(Part)}:
+            what = f"gives {row.dataset} {row.case} the part '{min(strange, key=str)}'"
+            raise InputError(what, where=path, mend=f"Parts are {', '.join(get_args(Part))}, or none.")
+    return Splits(rows, stages)
+
+
+@cache
 def published_cases(dataset: str) -> tuple[str, ...]:
     """Give the ids of a data set's labelled public cases; none where the data set is not one of the packaged."""
     return tuple(one.case for one in assignments() if one.dataset == dataset)
 
 
-def parts(protocol: Protocol) -> dict[tuple[str, str], str]:
+def parts(protocol: Protocol, splits: Splits | None = None) -> dict[tuple[str, str], str]:
     """Give the part (training, testing, inference) of each scan that has one, by data set and id."""
-    return {(one.dataset, one.case): part for one in assignments() if (part := getattr(one, protocol))}
+    rows = assignments() if splits is None else splits.rows
+    return {(one.dataset, one.case): part for one in rows if (part := getattr(one, protocol))}
 
 
 def counts(protocol: Protocol) -> dict[str, dict[str, int]]:
@@ -138,12 +177,14 @@ def _first(scans: Iterable[Assignment], count: int) -> set[str]:
     return {scan.case for scan in ranked[:count]}
 
 
-def as_csv(rows: Iterable[Assignment]) -> str:
-    """Write rows as the text of splits.csv."""
+def as_csv(rows: Iterable[Assignment], stages: Mapping[str, Sequence[int]] | None = None) -> str:
+    """Write rows as the text of splits.csv. stages: of each data set, where they are no public ones (`read_splits`)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([getattr(row, column) for column in _COLUMNS] for row in rows)
+    writer.writerow(_COLUMNS if stages is None else (*_COLUMNS, _STAGES))
+    for row in rows:
+        told = [] if stages is None else [" ".join(map(str, stages[row.dataset]))]
+        writer.writerow([*(getattr(row, column) for column in _COLUMNS), *told])
     return stream.getvalue()
 
 

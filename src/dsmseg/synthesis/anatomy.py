@@ -17,7 +17,7 @@ PHASES = ("native", "arterial", "venous")
 Range = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tissue:
     """HU of one tissue.
 

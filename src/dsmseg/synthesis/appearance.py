@@ -1,137 +1,170 @@
-"""CT appearance: structures get HU of their tissue and phase, texture, contents, partial volume and noise."""
+"""CT appearance: structures get HU of their tissue and contrast phase, with what is inside them; then a scanner."""
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
-from torch.nn import functional
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
-from dsmseg.synthesis.anatomy import Anatomy, Range, Tissue
-from dsmseg.synthesis.warp import smooth_noise, uniform
+import numpy as np
+from jaxtyping import Float32, Int8, UInt8
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-AIR, FAT, MUSCLE, SKIN = -1000.0, -105.0, 50.0, 20.0
+from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis.anatomy import PHASES, Tissue, phantom_anatomy
+from dsmseg.synthesis.noise import seed_of, smooth_noise
+from dsmseg.synthesis.phantom.canvas import Frame
+
+AIR = -1000.0
+_HOLLOW, _BONE, _KIDNEY, _LUNG, _VESSELS, _FAT, _MUSCLE = range(1, 8)
+_ROWS = 14  # numbers that the painter has of each structure
 
 
-def random_means(anatomy: Anatomy, generator: Generator) -> Float[Tensor, "structure"]:
-    """Draw a mean HU for each structure of one patient in one contrast phase; sides and lobes share a tissue's draw.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the tissues of one patient look in one scan: a row of numbers for each structure, and seeds of its noise.
 
-    One body in six ignores phases, so that no network learns to expect them.
+    phase: native, arterial, venous, or mixed (no phase: each tissue by itself).
     """
-    phase = int(torch.randint(3, (), generator=generator))
-    free = uniform(0, 1, generator) < 1 / 6
-    drawn: dict[int, float] = {}
-    means = torch.full((len(anatomy.tissues),), FAT)
-    for index, tissue in enumerate(anatomy.tissues):
-        if tissue is None:
-            continue
-        if id(tissue) not in drawn:
-            chosen = int(torch.randint(3, (), generator=generator)) if free else phase
-            drawn[id(tissue)] = uniform(*tissue.ranges[chosen], generator)
-        means[index] = drawn[id(tissue)]
-    return means
+
+    phase: str
+    table: Float32[NDArray[np.float32], "structure number"]
+    seeds: tuple[int, int, int, int]
+
+
+def draw_look(random: Generator, phase: str | None = None) -> Look:
+    """Draw how one patient looks: a mean HU for each tissue, walls, contents, vessels.
+
+    Args:
+        random: the stream of chance.
+        phase: native, arterial or venous; "mixed" ignores phases; None draws one of the three, or mixed one time in six,
+            so that no network learns to expect them.
+    """
+    if phase is None:
+        phase = PHASES[int(random.integers(3))] if random.random() > 1 / 6 else "mixed"
+    anatomy = phantom_anatomy()
+    table = np.zeros((256, _ROWS), np.float32)
+    table[0, 0] = AIR
+    for tissue, members in _members().items():
+        chosen = int(random.integers(3)) if phase == "mixed" else PHASES.index(phase)
+        table[members] = _row(tissue, anatomy.structures[members[0]], chosen, random)
+    return Look(phase, table, (seed_of(random), seed_of(random), seed_of(random), seed_of(random)))
 
 
 def paint(
-    structures: Int[Tensor, "x y z"], hull_distance: Float[Tensor, "x y z"], anatomy: Anatomy, generator: Generator
-) -> Float[Tensor, "x y z"]:
-    """Give HU for a label map. ``hull_distance`` is the distance in mm from the hull of all structures, < 0 inside."""
-    size = structures.shape
-    fine, coarse = smooth_noise(size, max(size) // 2, generator), smooth_noise(size, 9, generator)
-    texture = torch.tensor([0.0 if tissue is None else tissue.texture for tissue in anatomy.tissues])
-    image = random_means(anatomy, generator)[structures] + texture[structures] * (0.8 * fine + 0.7 * coarse)
-    for tissue in dict.fromkeys(anatomy.tissues):
-        if tissue is not None and (tissue.shell or tissue.core or tissue.vessels or tissue.contents):
-            members = torch.tensor([other is tissue for other in anatomy.tissues])
-            mask = members[structures]
-            if mask.any():
-                image = _fill(image, mask, tissue, generator)
-    surroundings = _surroundings(hull_distance, fine, generator)
-    return torch.where(structures > 0, image, surroundings)
+    structures: UInt8[NDArray[np.uint8], "x y z"],
+    depth: Float32[NDArray[np.float32], "x y z"],
+    height: Int8[NDArray[np.int8], "x y z"],
+    frame: Frame,
+    look: Look,
+) -> Float32[NDArray[np.float32], "x y z"]:
+    """Give HU for structures, before any scanner.
+
+    Args:
+        structures: ids of `phantom_anatomy`; 0 is air.
+        depth: mm below the surface of the structure.
+        height: from -100 (posterior) to 100 (anterior) within a hollow organ: gas rises.
+        frame: where the voxels lie; the texture is fixed in space.
+        look: how the tissues look.
+    """
+    shape, spacing, origin = frame.shape, frame.spacing, frame.origin
+    fine = smooth_noise(shape, spacing, origin, [max(4.0, 1.2 * step) for step in spacing], look.seeds[0])
+    coarse = smooth_noise(shape, spacing, origin, 13.0, look.seeds[1])
+    ridge = smooth_noise(shape, spacing, origin, 17.0, look.seeds[2])
+    filling = smooth_noise(shape, spacing, origin, (34.0, 70.0, 34.0), look.seeds[3])
+    return _paint(structures, depth, height, fine, coarse, ridge, filling, look.table)
 
 
-def scan(image: Float[Tensor, "x y z"], generator: Generator) -> Float[Tensor, "x y z"]:
-    """Add what a scanner adds: partial volume, slice thickness, noise with a kernel's correlation."""
-    width = uniform(0.3, 0.8, generator)
-    image = blur(image, (width, width, uniform(0.3, 1.1, generator)))
-    noise = torch.randn(image.shape, generator=generator)
-    softness = uniform(0.05, 0.6, generator)
-    smooth = blur(noise, (softness,) * 3)
-    return image + smooth * (uniform(2.0, 22.0, generator) / smooth.std())
+@cache
+def _members() -> dict[Tissue, list[int]]:
+    members: dict[Tissue, list[int]] = {}
+    for index, tissue in enumerate(phantom_anatomy().tissues):
+        if tissue is not None:
+            members.setdefault(tissue, []).append(index)
+    return members
 
 
-def blur(image: Float[Tensor, "x y z"], sigma: tuple[float, float, float]) -> Float[Tensor, "x y z"]:
-    """Smooth with a Gaussian of ``sigma`` voxels along each axis, replicating the border."""
-    result = image[None, None]
-    offsets = torch.arange(-2.0, 3.0)
-    for axis, width in enumerate(sigma):
-        kernel = torch.exp(-0.5 * (offsets / width) ** 2)
-        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]
-        shape[2 + axis] = 5
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 2
-        padded = functional.pad(result, padding, mode="replicate")
-        result = functional.conv3d(padded, (kernel / kernel.sum()).view(shape))
-    return result[0, 0]
-
-
-def _fill(
-    image: Float[Tensor, "x y z"], mask: Bool[Tensor, "x y z"], tissue: Tissue, generator: Generator
-) -> Float[Tensor, "x y z"]:
-    size = image.shape
-    inner = -functional.max_pool3d(-mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
-    if tissue.shell:
-        image = torch.where(mask & ~inner, uniform(*tissue.shell, generator), image)
-    if tissue.core:
-        core = inner & (smooth_noise(size, 10, generator) > uniform(0.2, 0.8, generator))
-        image = torch.where(core, image + uniform(*tissue.core, generator), image)
-    if tissue.vessels:
-        ridge = smooth_noise(size, max(size) // 3, generator).abs() < uniform(0.02, 0.1, generator)
-        if tissue.holds_air:  # in the lung a vessel has its own HU, elsewhere it differs from its host
-            image = torch.where(mask & ridge, uniform(*tissue.vessels, generator), image)
-        else:
-            image = torch.where(mask & ridge, image + uniform(*tissue.vessels, generator), image)
+def _row(tissue: Tissue, name: str, phase: int, random: Generator) -> list[float]:
+    """Draw kind, mean, texture, wall (mm, HU), inside, four shares of contents and their HU."""
+    mean = random.uniform(*tissue.ranges[phase])
+    texture = tissue.texture * random.uniform(0.6, 1.3)
+    row = [mean, texture, 0.0, 0.0, 0.0] + [0.0] * (_ROWS - 5)
+    kind: Callable[[int], None] = lambda number: row.__setitem__(-1, float(number))  # noqa: E731
     if tissue.contents:
-        lumen = inner if uniform(0, 1, generator) < 0.7 else mask
-        image = torch.where(lumen, _contents(image, tissue.contents, generator), image)
-    return image
+        kind(_HOLLOW)
+        shares = np.array(tissue.contents) * random.uniform(0.1, 2.0, 4)
+        row[2] = random.uniform(2.0, 3.6)
+        row[5:9] = list(np.cumsum(shares / max(1.0, float(shares.sum()))))
+        row[9:13] = [-970.0, random.uniform(-5, 35), random.uniform(-120, 70), random.uniform(120, 500)]
+    elif tissue.shell:
+        kind(_BONE)
+        row[2:4] = [random.uniform(1.4, 2.8), random.uniform(*tissue.shell)]
+    elif tissue.core:
+        kind(_KIDNEY)
+        row[2:4] = [random.uniform(6, 9), mean + random.uniform(*tissue.core)]
+    elif tissue.holds_air and tissue.vessels:
+        kind(_LUNG)
+        row[2:4] = [random.uniform(0.015, 0.06), random.uniform(*tissue.vessels)]
+        row[4] = random.uniform(20, 110)
+    elif tissue.vessels:
+        kind(_VESSELS)
+        row[2:4] = [random.uniform(0.0, 0.07), random.uniform(*tissue.vessels)]
+    elif name.endswith("fat"):
+        kind(_FAT)
+        row[2:4] = [random.uniform(1.5, 2.6), random.uniform(20, 110)]
+    elif name == "muscle" or name.startswith(("gluteus", "autochthon", "iliopsoas")):
+        kind(_MUSCLE)
+        row[2:4] = [random.uniform(0.9, 2.4), random.uniform(40, 120)]
+    return row
 
 
-def _contents(
-    wall: Float[Tensor, "x y z"], fractions: tuple[float, float, float, float], generator: Generator
-) -> Float[Tensor, "x y z"]:
-    """Give gas, fluid, solids and positive contrast in lumps of about 2 cm, and wall where none lies."""
-    size = wall.shape
-    lumps = smooth_noise(size, 10, generator)
-    rank = 0.5 * (1.0 + torch.erf(lumps / (0.65 * 2**0.5)))
-    grain = torch.randn(size, generator=generator)
-    fluid = uniform(-5, 40, generator)
-    solid: Range = (uniform(-250, 60, generator), uniform(20, 120, generator))
-    contrast = uniform(120, 600, generator)
-    fillings = (-960.0 + 20 * grain, fluid + 8 * grain, solid[0] + solid[1] * grain, contrast + 30 * grain)
-    result, lower = wall, 0.0
-    for share, filling in zip(fractions, fillings, strict=True):
-        upper = lower + share * uniform(0.0, 2.0, generator)
-        result = torch.where((rank >= lower) & (rank < upper), filling, result)
-        lower = upper
-    return result
-
-
-def _surroundings(
-    hull_distance: Float[Tensor, "x y z"], fine: Float[Tensor, "x y z"], generator: Generator
-) -> Float[Tensor, "x y z"]:
-    """Give what no structure names: mesentery and fat inside, a wall of muscle, fat under the skin, air, a table."""
-    size = fine.shape
-    fat = FAT + uniform(-12, 12, generator) + 12 * fine
-    muscle = MUSCLE + uniform(-20, 20, generator) + 15 * fine
-    lumps = smooth_noise(size, int(uniform(8, 24, generator)), generator)
-    image = torch.where(lumps > uniform(0.4, 1.3, generator), muscle, fat)
-    wavy = hull_distance + 4.0 * smooth_noise(size, 6, generator)
-    wall = wavy.abs() < uniform(2.0, 9.0, generator)
-    image = torch.where(wall & (lumps > -uniform(0.3, 1.5, generator)), muscle, image)
-    skin = uniform(4.0, 40.0, generator)
-    image = torch.where(hull_distance > skin - 3.0, SKIN, torch.where(wavy > uniform(6.0, 14.0, generator), fat, image))
-    outside = torch.full_like(fine, AIR)
-    gap = skin + uniform(1.0, 25.0, generator)
-    if uniform(0, 1, generator) < 0.5:  # a table or blanket beside the body
-        posterior = torch.linspace(1, 0, size[1])[None, :, None].expand(size) > uniform(0.3, 0.9, generator)
-        plank = (hull_distance > gap) & (hull_distance < gap + uniform(3.0, 20.0, generator)) & posterior
-        outside = torch.where(plank, uniform(-700.0, 200.0, generator), outside)
-    return torch.where(hull_distance > skin, outside, image)
+@compiled()
+def _paint(structures, depth, height, fine, coarse, ridge, filling, table):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, E501  # pragma: no cover
+    out = np.empty(structures.shape, np.float32)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                row = table[structures[i, j, k]]
+                f, c, d = fine[i, j, k], coarse[i, j, k], depth[i, j, k]
+                grain = row[1] * (np.float32(0.75) * f + np.float32(0.65) * c)
+                value = row[0] + grain
+                kind = int(row[13])
+                if kind == 1:  # hollow
+                    if d >= row[2]:
+                        u = np.float32(0.012) * height[i, j, k] + np.float32(0.75) * filling[i, j, k]
+                        rank = np.float32(0.5) - np.float32(0.38) * u  # about 0 to 1, from the top down
+                        if rank < row[5]:
+                            value = row[9] + np.float32(12.0) * f
+                        elif rank < row[6]:
+                            value = row[10] + np.float32(6.0) * f
+                        elif rank < row[7]:
+                            value = row[11] + np.float32(55.0) * f + np.float32(30.0) * c
+                            if f > np.float32(1.2):
+                                value -= np.float32(300.0)  # gas in stool
+                        elif rank < row[8]:
+                            value = row[12] + np.float32(25.0) * f
+                        else:
+                            value = row[0] + np.float32(0.6) * grain
+                elif kind == 2:  # bone: cortex around spongy bone
+                    if d < row[2]:
+                        value = row[3] + np.float32(60.0) * f
+                elif kind == 3:  # kidney: cortex around medulla
+                    deep = d + np.float32(3.0) * ridge[i, j, k]
+                    if deep > row[2]:
+                        value += row[3] - row[0]
+                elif kind == 4:  # lung: denser where it lies lower
+                    value = row[0] + grain - row[4] * np.float32(0.01) * height[i, j, k]
+                    if abs(ridge[i, j, k] + np.float32(0.3) * f) < row[2] and d > np.float32(4.0):
+                        value = row[3]
+                elif kind == 5:  # vessels inside
+                    if abs(ridge[i, j, k]) < row[2]:
+                        value += row[3]
+                elif kind == 6:  # strands in fat
+                    strand = f + np.float32(0.8) * c
+                    if strand > row[2]:
+                        value += row[3] * min(strand - row[2], np.float32(1.0))
+                elif kind == 7:  # fat in muscle
+                    streak = np.float32(0.7) * f - np.float32(0.9) * c
+                    if streak > row[2]:
+                        value -= row[3] * min(streak - row[2], np.float32(1.0))
+                out[i, j, k] = value
+    return out

@@ -95,7 +95,7 @@ class Trunk:
             for name in ("skin", "subcutaneous_fat", "muscle", "visceral_fat", "lung_lower_lobe_right", "lung_lower_lobe_left")
         ]  # fmt: skip
         _trunk(
-            canvas.place, canvas.structures, canvas.depth, canvas.lumps, canvas.wall, canvas.below, self.tables,
+            canvas.place, canvas.structures, canvas.depth, canvas.height, canvas.lumps, canvas.wall, canvas.below, self.tables,
             np.float32(self.z[0]), np.float32(1 / _STEP), self.domes, np.array(ids, np.uint8),
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class Trunk:
 
 @compiled()
 def _trunk(  # type: ignore[no-untyped-def] # noqa: ANN202
-    place, structures, depths, lumps, walls, belows, tables, first, per_mm, domes, ids,  # noqa: ANN001
+    place, structures, depths, heights, lumps, walls, belows, tables, first, per_mm, domes, ids,  # noqa: ANN001
 ):  # fmt: skip  # pragma: no cover - compiled
     one, last = np.float32(1.0), tables.shape[1] - 2
     level = np.empty(13, np.float32)
@@ -176,6 +176,8 @@ def _trunk(  # type: ignore[no-untyped-def] # noqa: ANN202
                     middle = np.float32(16.0) + np.float32(19.0) * max(one - v * v, np.float32(0.0)) + uneven
                     lung = min(across - middle, wall - np.float32(1.5), -below)
                     if lung > 0:
+                        v = max(min(v - np.float32(0.1), one), -one)
+                        heights[i, j, k] = np.int8(np.float32(100.0) * v)
                         structures[i, j, k], depths[i, j, k] = ids[4 + right], lung
                     else:
                         structures[i, j, k], depths[i, j, k] = ids[3], wall

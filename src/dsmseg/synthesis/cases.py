@@ -1,0 +1,243 @@
+"""Whole synthetic cases: a patient, scanned, with known truth and, where asked for, tumors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int16, UInt8
+from numpy.typing import NDArray
+
+from dsmseg.errors import InputError
+from dsmseg.synthesis.anatomy import PHASES, phantom_anatomy
+from dsmseg.synthesis.appearance import Look, draw_look, paint
+from dsmseg.synthesis.noise import generator
+from dsmseg.synthesis.phantom.body import draw_body
+from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
+from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
+from dsmseg.synthesis.phantom.structures import id_of
+from dsmseg.synthesis.phantom.trunk import Trunk
+from dsmseg.synthesis.scanner import ARTIFACTS, Scanner, draw_scanner, scan
+from dsmseg.synthesis.tumors import insert_tumor
+from dsmseg.taxonomy import by_id, find
+
+# mm above the sacrum's upper end, in an adult of 172 cm: where a scan begins and ends.
+COVERAGES: dict[str, tuple[float, float]] = {
+    "thorax": (190, 465),
+    "abdomen": (20, 300),
+    "pelvis": (-185, 60),
+    "thorax-abdomen": (20, 465),
+    "abdomen-pelvis": (-185, 300),
+    "torso": (-185, 465),
+}
+_SLAB = 3_000_000  # voxels drawn at a time
+_LIVER, _HEPATIC_VESSEL = find("Liver").id, find("Hepatic Vessel").id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasePlan:
+    """What a case shall be.
+
+    seed: decides the patient, the scan and the tumors. coverage: of COVERAGES. spacing: mm. phase: native, arterial or
+    venous; None: drawn. tumors: names of tumor classes to grow. artifacts: of the scanner. whole: a man who lacks
+    nothing, so that every organ is there.
+    """
+
+    seed: int
+    coverage: str = "abdomen"
+    spacing: tuple[float, float, float] = (0.8, 0.8, 2.5)
+    phase: str | None = None
+    tumors: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    whole: bool = False
+
+
+@dataclass(slots=True)
+class Case:
+    """A scan in RAS with its truth.
+
+    image: HU. structures: ids of `phantom_anatomy`. affine: voxel -> mm. tumors: mask of each tumor class that was
+    grown. record: what was drawn.
+    """
+
+    image: Int16[NDArray[np.int16], "x y z"]
+    structures: UInt8[NDArray[np.uint8], "x y z"]
+    affine: Float64[NDArray[np.float64], "4 4"]
+    record: dict[str, Any]
+    tumors: dict[int, Bool[NDArray[np.bool_], "x y z"]] = field(default_factory=dict)
+
+    def mask(self, class_id: int) -> Bool[NDArray[np.bool_], "x y z"]:
+        """Mark the voxels of a class of the taxonomy. An organ holds its tumors, the liver its vessels too."""
+        if by_id(class_id).kind == "tumor":
+            return self.tumors.get(class_id, np.zeros(self.structures.shape, np.bool_))
+        return organ_mask(self.structures, class_id)
+
+    def organs(self) -> UInt8[NDArray[np.uint8], "x y z"]:
+        """Give the label map of the organs: ids of the taxonomy, hepatic vessels apart from the liver."""
+        return phantom_anatomy().organs[self.structures]
+
+    def tumor_labels(self) -> UInt8[NDArray[np.uint8], "x y z"]:
+        """Give the label map of the tumors: ids of the taxonomy."""
+        labels = np.zeros(self.structures.shape, np.uint8)
+        for class_id, mask in self.tumors.items():
+            labels[mask] = class_id
+        return labels
+
+
+def organ_mask(structures: NDArray[np.uint8], class_id: int) -> NDArray[np.bool_]:
+    """Mark an organ in structures; the liver holds the hepatic vessels."""
+    organs = phantom_anatomy().organs
+    chosen = organs == class_id
+    if class_id == _LIVER:
+        chosen = chosen | (organs == _HEPATIC_VESSEL)
+    marked: NDArray[np.bool_] = chosen[structures]
+    return marked
+
+
+def make_case(plan: CasePlan) -> Case:
+    """Make a case. The same plan gives the same voxels on every machine.
+
+    Raises:
+        InputError: the coverage, phase, a tumor or an artifact is unknown, or the scan would be too large.
+    """
+    _check(plan)
+    patient = draw_patient(plan.seed, whole=plan.whole)
+    pose = draw_pose(plan.seed, matrix=np.diag([1.0, 1.0, 1.0 / patient.height]))
+    frame = _frame(plan, patient)
+    random = generator(plan.seed, "scan")
+    look = draw_look(random, plan.phase or PHASES[int(random.integers(3))])
+    scanner = draw_scanner(random, plan.spacing[2], plan.artifacts)
+    structures, image = _draw(patient, frame, pose, look)
+    affine = np.diag([*plan.spacing, 1.0])
+    affine[:3, 3] = frame.origin
+    tumors: dict[int, NDArray[np.bool_]] = {}
+    records = []
+    for number, name in enumerate(plan.tumors):
+        image, structures, record = _grow(image, structures, plan, name, number, look.phase, tumors)
+        records.append(record)
+    hu = np.empty(frame.shape, np.int16)
+    for part, box, margin in _slabs(frame, reach=5):
+        scanned = scan(image[:, :, box], part, scanner, (0, 0, box.start))
+        hu[:, :, box.start + margin[0] : box.stop - margin[1]] = _rounded(scanned[:, :, margin[0] : scanned.shape[2] - margin[1]])  # fmt: skip  # noqa: E501
+    record = {
+        "seed": plan.seed,
+        "coverage": plan.coverage,
+        "phase": look.phase,
+        "patient": patient.record,
+        "artifacts": list(plan.artifacts),
+        "tumors": records,
+    }
+    return Case(hu, structures, affine, record, tumors)
+
+
+def _check(plan: CasePlan) -> None:
+    if plan.coverage not in COVERAGES:
+        raise InputError(f"'{plan.coverage}' is no coverage", mend=f"There are: {', '.join(COVERAGES)}.")
+    if plan.phase is not None and plan.phase not in PHASES:
+        raise InputError(f"'{plan.phase}' is no contrast phase", mend=f"There are: {', '.join(PHASES)}.")
+    for name in plan.artifacts:
+        if name not in ARTIFACTS:
+            raise InputError(f"'{name}' is no artifact", mend=f"There are: {', '.join(ARTIFACTS)}.")
+    for name in plan.tumors:
+        if find(name).kind != "tumor":
+            raise InputError(f"'{name}' is an organ", mend="Name a tumor, such as 'Liver Tumor'.")
+    if not all(0.3 <= step <= 12 for step in plan.spacing):
+        raise InputError(f"a spacing of {plan.spacing} mm is not made", mend="Give 0.3 to 12 mm along each axis.")
+
+
+def _frame(plan: CasePlan, patient: Patient) -> Frame:
+    trunk = Trunk(patient)
+    low, high = (level * patient.height for level in COVERAGES[plan.coverage])
+    rows = (trunk.z * patient.height > low) & (trunk.z * patient.height < high)
+    side = float(trunk.tables[0][rows].max()) + 18
+    front = float((trunk.tables[1] + trunk.spine)[rows].max()) + 22
+    back = float((trunk.spine - trunk.tables[2])[rows].min()) - 42
+    spans = (2 * side, front - back, high - low)
+    shape = [max(8, int(span / step)) for span, step in zip(spans, plan.spacing, strict=True)]
+    return Frame((shape[0], shape[1], shape[2]), plan.spacing, (-side, back, low))
+
+
+def _slabs(frame: Frame, reach: int = 0) -> list[tuple[Frame, slice, tuple[int, int]]]:
+    """Cut a grid along z: each slab's grid with ``reach`` more slices at both ends, and how many of these there are."""
+    count = frame.shape[2]
+    thick = max(1, _SLAB // (frame.shape[0] * frame.shape[1]))
+    slabs = []
+    for start in range(0, count, thick):
+        end = min(count, start + thick)
+        first, last = max(0, start - reach), min(count, end + reach)
+        origin = (frame.origin[0], frame.origin[1], frame.origin[2] + first * frame.spacing[2])
+        part = Frame((frame.shape[0], frame.shape[1], last - first), frame.spacing, origin)
+        slabs.append((part, slice(first, last), (start - first, last - end)))
+    return slabs
+
+
+def _draw(patient: Patient, frame: Frame, pose: Pose, look: Look) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    structures, image = np.empty(frame.shape, np.uint8), np.empty(frame.shape, np.float32)
+    random = patient.random("table")
+    plank = (float(random.uniform(2, 14)), float(random.uniform(0.0004, 0.0016)), float(random.uniform(8, 20)))
+    trunk = Trunk(patient)
+    back = float((trunk.spine - trunk.tables[2]).min())
+    for part, box, _ in _slabs(frame):
+        canvas = draw_body(patient, part, pose)
+        _put_table(canvas, part, back, plank)
+        structures[:, :, box] = canvas.structures
+        image[:, :, box] = paint(canvas.structures, canvas.depth, canvas.height, part, look)
+    return structures, image
+
+
+def _put_table(canvas: Canvas, frame: Frame, back: float, plank: tuple[float, float, float]) -> None:
+    """Put a curved table under the back, and a cushion between the two."""
+    gap, curve, thick = plank
+    x = frame.origin[0] + frame.spacing[0] * np.arange(frame.shape[0])
+    y = frame.origin[1] + frame.spacing[1] * np.arange(frame.shape[1])
+    top = back - gap + curve * x * x
+    under = top[:, None] - y[None, :]
+    air = canvas.structures == 0
+    canvas.structures[air & ((under > 0) & (under < thick))[:, :, None]] = id_of("table")
+
+
+def _grow(
+    image: NDArray[np.float32], structures: NDArray[np.uint8], plan: CasePlan, name: str, number: int, phase: str,
+    tumors: dict[int, NDArray[np.bool_]],
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:  # fmt: skip
+    kind = find(name)
+    host, where = _host(structures, kind.hosts, plan, number, tumors)
+    if host is None:
+        return image, structures, {"kind": kind.name, "skipped": f"no {' or '.join(kind.hosts)} in the scan"}
+    vessels = organ_mask(structures, _HEPATIC_VESSEL) if where == "Liver" else None
+    seed = int(generator(plan.seed, "tumor", number).integers(1 << 31))
+    try:
+        grown = insert_tumor(image, host, plan.spacing, kind.name, seed, phase=phase, vessels=vessels)
+    except InputError as error:
+        return image, structures, {"kind": kind.name, "skipped": error.what}
+    structures = grown.displacement.pushed(structures)
+    inside = phantom_anatomy().organs == find(where).id
+    host_ids = np.flatnonzero(inside)
+    stray = grown.mask & ~organ_mask(structures, find(where).id)
+    structures[stray] = np.bincount(structures[host & inside[structures]], minlength=256).argmax() or host_ids[0]
+    for class_id in tumors:
+        tumors[class_id] = grown.displacement.pushed(tumors[class_id].astype(np.uint8)) > 0
+    tumors[kind.id] = tumors.get(kind.id, np.zeros(grown.mask.shape, np.bool_)) | grown.mask
+    return grown.image, structures, dict(grown.record) | {"host": where}
+
+
+def _host(
+    structures: NDArray[np.uint8], hosts: Sequence[str], plan: CasePlan, number: int, tumors: dict[int, NDArray[np.bool_]]
+) -> tuple[NDArray[np.bool_] | None, str]:  # fmt: skip
+    """Choose one of the hosts that the scan shows; what other tumors hold already is not free."""
+    found = []
+    for name in hosts:
+        mask = organ_mask(structures, find(name).id)
+        for other in tumors.values():
+            mask &= ~other
+        if mask.any():
+            found.append((mask, name))
+    if not found:
+        return None, ""
+    paired = len(found) > 1 and found[0][1].startswith(("Right", "Left"))
+    chosen = int(generator(plan.seed, "host", number).integers(len(found))) if paired else 0
+    return found[chosen]
+
+
+def _rounded(image: NDArray[np.float32]) -> NDArray[np.int16]:
+    return np.rint(np.clip(image, -1024, 3071)).astype(np.int16)
