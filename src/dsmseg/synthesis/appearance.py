@@ -110,7 +110,7 @@ def _row(tissue: Tissue, name: str, phase: int, random: Generator) -> list[float
         row[2:4] = [random.uniform(0.0, 0.07), random.uniform(*tissue.vessels)]
     elif name.endswith("fat"):
         kind(_FAT)
-        row[2:4] = [random.uniform(1.5, 2.6), random.uniform(20, 110)]
+        row[2:4] = [random.uniform(1.9, 3.0), random.uniform(15, 60)]
     elif name == "muscle" or name.startswith(("gluteus", "autochthon", "iliopsoas")):
         kind(_MUSCLE)
         row[2:4] = [random.uniform(0.9, 2.4), random.uniform(40, 120)]

@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from numpy.random import Generator as Generator_
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Generator, Tensor
 
 from dsmseg.errors import InputError
+from dsmseg.synthesis import scanner
 from dsmseg.synthesis.anatomy import Anatomy
-from dsmseg.synthesis.appearance import AIR, blur, paint, random_means, scan
+from dsmseg.synthesis.appearance import AIR, draw_look, paint
+from dsmseg.synthesis.noise import generator as stream
+from dsmseg.synthesis.noise import seed_of, smooth_noise
+from dsmseg.synthesis.phantom.canvas import Frame
+from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.warp import WarpRange, random_warp, sample_linear, sample_nearest, uniform
 from dsmseg.volume import Volume, read_labels, read_scan, resample
 
@@ -36,11 +43,12 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training patch: HU, organ ids (0 none), and where the source had data at all."""
+    """One training patch: HU, organ ids (0 none), where the source had data at all, which organs are annotated."""
 
     image: Float[Tensor, "x y z"]
     organs: UInt8[Tensor, "x y z"]
     inside: Bool[Tensor, "x y z"]
+    annotated: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +88,7 @@ def read_body(labels: Path, image: Path | None, anatomy: Anatomy) -> Body:
         anatomy=anatomy,
         structures=torch.from_numpy(structures),
         hull_distance=torch.from_numpy(_hull_distance(structures[::HULL_STEP, ::HULL_STEP, ::HULL_STEP] > 0)),
-        image=None if hu is None else blur(hu, (0.6, 0.6, 0.6)),
+        image=None if hu is None else torch.from_numpy(scanner.blur(hu.numpy(), (0.6, 0.6, 0.6))),
         landmarks=_landmarks(structures, anatomy),
     )
 
@@ -96,36 +104,93 @@ def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sa
     if plan.truncation > 0 and uniform(0, 1, generator) < plan.truncation:
         positions = _repeat_beyond_slab(positions, plan, generator)
     structures, inside = sample_nearest(body.structures, positions)
-    structures = structures.long()
+    chance = stream(int(torch.randint(1 << 62, (), generator=generator)))
     if real:
         if body.image is None:
             raise ValueError("this body has no real image")
         image = sample_linear(body.image, positions)
         if uniform(0, 1, generator) < 0.5:
-            image = _recolor(image, structures, body.anatomy, generator)
+            image = _recolor(image, structures.long(), body.anatomy, chance)
         image = image + torch.randn(image.shape, generator=generator) * uniform(0.0, 12.0, generator)
     else:
-        hull = sample_linear(body.hull_distance, positions / HULL_STEP)
-        image = scan(paint(structures, hull, body.anatomy, generator), generator)
+        hull = sample_linear(body.hull_distance, positions / HULL_STEP).numpy()
+        image = _painted(structures.numpy().astype(np.uint8), hull, plan, chance)
     image = torch.where(inside, image, AIR)
     image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
-    return Sample(image, torch.from_numpy(body.anatomy.organs)[structures], inside)
+    return Sample(image, torch.from_numpy(body.anatomy.organs)[structures.long()], inside, body.anatomy.annotated_organs)
 
 
 def _recolor(
-    image: Float[Tensor, "x y z"], structures: Tensor, anatomy: Anatomy, generator: Generator
+    image: Float[Tensor, "x y z"], structures: Tensor, anatomy: Anatomy, random: Generator_
 ) -> Float[Tensor, "x y z"]:
     count = len(anatomy.structures)
     flat = structures.flatten()
     voxels = torch.bincount(flat, minlength=count).clamp(min=1)
     current = torch.bincount(flat, weights=image.flatten(), minlength=count).float() / voxels
-    shift = random_means(anatomy, generator) - current
+    shift = torch.from_numpy(draw_look(random).table[:count, 0]) - current
     shift[0] = 0.0
     shift.clamp_(-150.0, 150.0)
     for index, tissue in enumerate(anatomy.tissues):
         if tissue is None or tissue.contents or tissue.shell or tissue.holds_air:
             shift[index] = 0.0  # gas, cortex and lung keep what the scanner saw
-    return image + blur(shift[structures], (0.6, 0.6, 0.6))
+    return image + torch.from_numpy(scanner.blur(shift[structures].numpy(), (0.6, 0.6, 0.6)))
+
+
+def _painted(
+    structures: NDArray[np.uint8], hull_distance: NDArray[np.float32], plan: PatchPlan, random: Generator_
+) -> Float[Tensor, "x y z"]:
+    frame = Frame(plan.size, (plan.spacing,) * 3, (0.0, 0.0, 0.0))
+    _surround(structures, hull_distance, frame, random)
+    edges = np.zeros(structures.shape, np.bool_)
+    for axis in range(3):
+        lower = tuple(slice(None, -1) if n == axis else slice(None) for n in range(3))
+        upper = tuple(slice(1, None) if n == axis else slice(None) for n in range(3))
+        differ = structures[lower] != structures[upper]
+        edges[lower] |= differ
+        edges[upper] |= differ
+    # A voxel at the surface lies half a voxel deep on average.
+    depth = ndimage.distance_transform_edt(~edges, sampling=plan.spacing).astype(np.float32) + 0.5 * plan.spacing
+    image = paint(structures, depth, _height(structures), frame, draw_look(random))
+    settings = scanner.draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
+    return torch.from_numpy(scanner.scan(image, frame, settings))
+
+
+def _height(structures: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Give each voxel's place within its structure's run along y, from -100 (posterior) to 100."""
+    starts = np.ones(structures.shape, np.bool_)
+    starts[:, 1:] = structures[:, 1:] != structures[:, :-1]
+    rows = np.arange(structures.shape[1])[None, :, None]
+    first = np.maximum.accumulate(np.where(starts, rows, 0), axis=1)
+    ends = np.ones(structures.shape, np.bool_)
+    ends[:, :-1] = starts[:, 1:]
+    last = np.minimum.accumulate(np.where(ends, rows, structures.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    return (200.0 * (rows - first + 0.5) / (last - first + 1) - 100.0).astype(np.int8)
+
+
+def _surround(
+    structures: NDArray[np.uint8], hull_distance: NDArray[np.float32], frame: Frame, random: Generator_
+) -> None:
+    """Fill in what no structure names: fat and bowel inside, a wall of muscle, fat under the skin, air, a table."""
+
+    def noise(scale: float) -> NDArray[np.float32]:
+        return smooth_noise(frame.shape, frame.spacing, frame.origin, scale, seed_of(random))
+
+    lumps = noise(float(random.uniform(9, 22)))
+    wavy = hull_distance + 4.0 * noise(40.0)
+    skin = random.uniform(4.0, 40.0)
+    filling = np.full(structures.shape, id_of("visceral_fat"), np.uint8)
+    filling[lumps > random.uniform(0.6, 2.0)] = id_of("muscle")
+    filling[(np.abs(wavy) < random.uniform(2.0, 9.0)) & (lumps > -random.uniform(0.5, 2.2))] = id_of("muscle")
+    filling[wavy > random.uniform(6.0, 14.0)] = id_of("subcutaneous_fat")
+    filling[hull_distance > skin - 3.0] = id_of("skin")
+    filling[hull_distance > skin] = 0
+    if random.random() < 0.5:
+        gap, thick = skin + random.uniform(1.0, 25.0), random.uniform(3.0, 20.0)
+        plank = (hull_distance > gap) & (hull_distance < gap + thick)
+        plank[:, int(structures.shape[1] * random.uniform(0.1, 0.7)) :] = False
+        filling[plank] = id_of("table")
+    empty = structures == 0
+    structures[empty] = filling[empty]
 
 
 def _random_center(body: Body, plan: PatchPlan, generator: Generator) -> Float[Tensor, "3"]:

@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from dsmseg.checkpoint import Card, TrainingData, read_backbone_card
-from dsmseg.synthesis.anatomy import totalsegmentator
+from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.taxonomy import by_id
 from dsmseg.training.recipe import Recipe, explain
 
@@ -27,7 +27,7 @@ def _card(recipe: Recipe, steps: int) -> Card:
         version=recipe.version,
         preset=recipe.preset,
         stage=1,
-        organs=tuple(by_id(organ).name for organ in totalsegmentator().annotated_organs),
+        organs=tuple(by_id(organ).name for organ in _annotated(recipe)),
         tumors=(),
         text_encoder="all-MiniLM-L6-v2",
         spacing_mm=(recipe.patch.spacing,) * 3,
@@ -35,11 +35,22 @@ def _card(recipe: Recipe, steps: int) -> Card:
         window=recipe.patch.size,
         training_data=(
             *(TrainingData(name=body.name, licence=body.licence, source=body.source) for body in recipe.bodies),
+            *_phantoms(recipe),
             *_pretraining(recipe),
         ),
         licence=recipe.licence,
         figures={"steps": steps},
     )
+
+
+def _annotated(recipe: Recipe) -> tuple[int, ...]:
+    return (phantom_anatomy() if recipe.phantoms else totalsegmentator()).annotated_organs
+
+
+def _phantoms(recipe: Recipe) -> tuple[TrainingData, ...]:
+    if not recipe.phantoms:
+        return ()
+    return (TrainingData(name="phantoms", licence="Apache-2.0", source="synthetic bodies made by dsmseg; no patient"),)
 
 
 def _pretraining(recipe: Recipe) -> tuple[TrainingData, ...]:

@@ -137,6 +137,7 @@ def _batches(recipe: Recipe) -> BatchSource:
         batch=recipe.batch,
         reuse=recipe.reuse,
         seed=recipe.seed,
+        phantoms=recipe.phantoms,
     )
 
 

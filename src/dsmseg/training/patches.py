@@ -10,8 +10,12 @@ from torch import Generator, Tensor
 from dsmseg.inference.windows import channels
 from dsmseg.model.losses import PartialLabels
 from dsmseg.synthesis.bodies import Body, PatchPlan, Sample, draw
+from dsmseg.synthesis.noise import generator as stream
+from dsmseg.synthesis.online import draw_phantom
 from dsmseg.synthesis.warp import uniform
+from dsmseg.taxonomy import find
 
+_LIVER, _HEPATIC_VESSEL = find("Liver").id, find("Hepatic Vessel").id
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
 
 
@@ -36,12 +40,17 @@ class BatchSource:
         batch: tuple[int, int],
         reuse: int,
         seed: int,
+        phantoms: float = 0.0,
     ) -> None:
-        """``plan``: of a step; ``batch``: how many real and how many synthetic patches; ``reuse``: of each draw."""
+        """Take bodies, and say what of them is drawn.
+
+        ``plan``: of a step; ``batch``: how many real and how many synthetic patches; ``reuse``: of each draw;
+        ``phantoms``: the share of synthetic patches that are phantoms.
+        """
         self.real = [body for body in bodies if body.image is not None]
         self.all = list(bodies)
         self.plan, self.hu_windows, self.organs = plan, hu_windows, organs
-        self.batch, self.reuse, self.seed = batch, reuse, seed
+        self.batch, self.reuse, self.seed, self.phantoms = batch, reuse, seed, phantoms
         self._drawn: dict[int, list[Sample]] = {}
 
     def __getitem__(self, step: int) -> Batch:
@@ -55,17 +64,21 @@ class BatchSource:
         images = torch.cat([channels(_vary(sample.image, generator), self.hu_windows) for sample in samples])
         organs = torch.stack([sample.organs for sample in samples])
         masks = torch.stack([organs == organ for organ in range(1, self.organs + 1)], dim=1)
-        annotated = torch.zeros(self.organs, dtype=torch.bool)
-        annotated[[organ - 1 for organ in self.all[0].anatomy.annotated_organs]] = True
-        labels = PartialLabels(masks, annotated.expand(len(samples), -1))
-        return Batch(images, labels)
+        masks[:, _LIVER - 1] |= organs == _HEPATIC_VESSEL
+        annotated = torch.zeros(len(samples), self.organs, dtype=torch.bool)
+        for row, sample in zip(annotated, samples, strict=True):
+            row[[organ - 1 for organ in sample.annotated]] = True
+        return Batch(images, PartialLabels(masks, annotated))
 
     def _draw(self, index: int) -> list[Sample]:
         generator = _generator(self.seed, 0, index)
         plan = self.plan(index // BLOCK * BLOCK * self.reuse)
         kinds = [True] * self.batch[0] + [False] * self.batch[1]
         samples = []
-        for real in kinds:
+        for place, real in enumerate(kinds):
+            if not real and self.phantoms and float(torch.rand((), generator=generator)) < self.phantoms:
+                samples.append(draw_phantom(plan, stream(self.seed, "phantom", index, place)))
+                continue
             pool = self.real if real else self.all
             body = pool[int(torch.randint(len(pool), (), generator=generator))]
             samples.append(draw(body, plan, generator, real=real))

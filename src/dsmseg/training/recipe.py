@@ -64,7 +64,8 @@ class Optimization(_Section):
 class Recipe(_Section):
     """One training run of Stage 1.
 
-    batch: patches a step from real CT and from synthetic intensities. reuse: how often a drawn patch is used.
+    batch: patches a step from real CT and from synthetic intensities. phantoms: the share of the synthetic patches that
+    are phantoms; the others are deformed bodies. reuse: how often a drawn patch is used.
     cross_entropy_weight: of Eq. 12 beside Eq. 11. response_weight, presence_weight: of the two losses beside Eq. 13.
     data: folder that the bodies' paths start from. backbone: weights that `dsmseg weights import` has written, to start
     from; without them the backbone starts at random.
@@ -76,6 +77,7 @@ class Recipe(_Section):
     seed: int = 0
     steps: Count
     batch: tuple[Natural, Natural] = (1, 1)
+    phantoms: Fraction = 0.0
     reuse: Count = 3
     cross_entropy_weight: NotNegative = 20.0
     response_weight: NotNegative = 0.5
@@ -86,9 +88,9 @@ class Recipe(_Section):
     patch: Patch = Patch()
     optimization: Optimization = Optimization()
     licence: str
-    data: Path
+    data: Path = Path()
     backbone: Path | None = None
-    bodies: Annotated[tuple[BodySource, ...], Field(min_length=1)]
+    bodies: tuple[BodySource, ...] = ()
 
     @model_validator(mode="after")
     def _fits_the_preset(self) -> Self:
@@ -97,6 +99,8 @@ class Recipe(_Section):
             raise ValueError(f"preset {self.preset} takes {channels} hu_windows, not {len(self.hu_windows)}")
         if sum(self.batch) == 0:
             raise ValueError("batch asks for no patches")
+        if not self.bodies and self.phantoms < 1:
+            raise ValueError("bodies are missing; with phantoms = 1 there need be none")
         if self.batch[0] and not any(body.image for body in self.bodies):
             raise ValueError("batch asks for real patches, but no body has an image")
         return self

@@ -1,0 +1,94 @@
+"""Phantoms on demand: each patch is a new patient, drawn where it is needed and nowhere else."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from dsmseg.synthesis.anatomy import phantom_anatomy
+from dsmseg.synthesis.appearance import draw_look, paint
+from dsmseg.synthesis.bodies import PatchPlan, Sample
+from dsmseg.synthesis.noise import seed_of
+from dsmseg.synthesis.phantom.body import draw_body
+from dsmseg.synthesis.phantom.canvas import Frame
+from dsmseg.synthesis.phantom.patient import draw_patient, draw_pose
+from dsmseg.synthesis.phantom.trunk import Trunk
+from dsmseg.synthesis.scanner import draw_scanner, scan
+
+# Somewhere in each organ, in mm in an adult of normal build: where patches are drawn.
+_PLACES: dict[str, tuple[tuple[float, float, float], ...]] = {
+    "Spleen": ((-98, -26, 222),),
+    "Right Kidney": ((58, -8, 140),),
+    "Left Kidney": ((-58, -8, 152),),
+    "Gall Bladder": ((56, 46, 146),),
+    "Esophagus": ((-3, 0, 300), (-3, 0, 400)),
+    "Liver": ((70, 10, 215), (80, 10, 160), (0, 48, 225)),
+    "Stomach": ((-60, 10, 230), (-20, 66, 160)),
+    "Aorta": ((-14, 8, 250), (-4, 30, 110), (0, 45, 390)),
+    "Postcava": ((24, 26, 140), (28, 22, 225)),
+    "Portal Vein and Splenic Vein": ((14, 38, 160), (-40, 18, 176)),
+    "Pancreas": ((20, 42, 150), (-30, 34, 170)),
+    "Adrenal Glands": ((38, -6, 195), (-36, -2, 192)),
+    "Duodenum": ((50, 32, 130), (0, 45, 100)),
+    "Hepatic Vessel": ((60, 20, 205),),
+    "Right Lung": ((80, -20, 320), (70, 10, 400)),
+    "Left Lung": ((-80, -20, 320), (-70, 10, 400)),
+    "Colon": ((95, 20, 60), (0, 70, 95), (-105, 0, 100), (-60, 45, -30)),
+    "Intestine": ((-30, 50, 90), (20, 50, 10)),
+    "Rectum": ((0, -18, -110),),
+    "Bladder": ((0, 28, -105),),
+    "Prostate": ((0, 15, -138),),
+    "Heads of Femur": ((88, 10, -112), (-88, 10, -112)),
+    "Celiac Truck": ((-7, 33, 185),),
+}
+
+
+def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
+    """Draw a patch of a new patient: an organ is chosen evenly, then a place near it.
+
+    Args:
+        plan: size, spacing and deformation of the patch; ``truncation`` as for bodies from label maps.
+        random: the stream of chance.
+    """
+    patient = draw_patient(seed_of(random))
+    warp = plan.warp
+    size = np.exp(random.uniform(np.log(warp.scale[0]) / 2, np.log(warp.scale[1]) / 2, 3))
+    shape = np.diag([1.0, 1.0, 1.0 / patient.height] / size)
+    pose = draw_pose(seed_of(random), turn=warp.rotation / 1.6, bend=0.6 * warp.elastic, matrix=shape)
+    frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(random)), random)
+    canvas = draw_body(patient, frame, pose)
+    structures, depth, height = canvas.structures, canvas.depth, canvas.height
+    slices = slice(None)
+    if random.random() < plan.truncation:
+        count = plan.size[2]
+        thick = int(random.uniform(count / 8, count * 2 / 3))
+        first = int(random.uniform(0, count - thick))
+        slices = np.arange(count).clip(first, first + thick - 1)
+        structures, depth, height = structures[:, :, slices], depth[:, :, slices], height[:, :, slices]
+    image = paint(structures, depth, height, frame, draw_look(random))
+    settings = draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
+    settings = replace(settings, noise=settings.noise * float(random.uniform(0.3, 1.2)))
+    image = scan(image, frame, settings) * np.float32(random.uniform(0.95, 1.05)) + np.float32(random.uniform(-12, 12))
+    anatomy = phantom_anatomy()
+    inside = torch.ones(plan.size, dtype=torch.bool)
+    organs = torch.from_numpy(anatomy.organs[structures])
+    return Sample(torch.from_numpy(image), organs, inside, anatomy.annotated_organs)
+
+
+@cache
+def _all_places() -> tuple[tuple[tuple[float, float, float], ...], ...]:
+    return tuple(_PLACES.values())
+
+
+def _place(random: Generator) -> NDArray[np.float64]:
+    places = _all_places()[int(random.integers(len(_PLACES)))]
+    return np.array(places[int(random.integers(len(places)))])
+
+
+def _frame(plan: PatchPlan, matrix: NDArray[np.float64], target: NDArray[np.float64], random: Generator) -> Frame:
+    center = np.linalg.inv(matrix) @ (target + random.uniform(-plan.reach, plan.reach, 3))
+    origin = center - plan.spacing * (np.array(plan.size) - 1) / 2
+    return Frame(plan.size, (plan.spacing,) * 3, (float(origin[0]), float(origin[1]), float(origin[2])))
