@@ -17,9 +17,8 @@ Mask = Bool[NDArray[np.bool_], "x y z"]
 
 _SAMPLE = 50_000  # voxels of a host or of a scan are enough for a median
 _FEWEST = 4  # voxels of the smallest tumor's host
-_SOFT = (20.0, 250.0)  # HU of soft tissue and vessels
-_BRIGHT = 100.0  # HU that soft tissue without contrast stays below
-_BRIGHT_SHARE = 0.12
+_SOFT = (20.0, 130.0)  # HU of muscles and organs
+_ENHANCED = 50.0  # HU of their median that contrast alone reaches
 
 
 def check_grid(image: Image, spacing: Sequence[float], masks: dict[str, Mask | None]) -> None:
@@ -89,8 +88,7 @@ def estimate_phase(kind: StructureClass, image: Image, level: float) -> str:
         return min(table, key=lambda phase: abs(table[phase] - level))
     thin = image[:: max(1, image.shape[0] // 48), :: max(1, image.shape[1] // 48), :: max(1, image.shape[2] // 48)]
     soft = thin[(thin > _SOFT[0]) & (thin < _SOFT[1])]
-    bright = int(np.count_nonzero(soft > _BRIGHT))
-    return "venous" if soft.size and bright > _BRIGHT_SHARE * soft.size else "native"
+    return "venous" if soft.size and float(np.median(soft)) > _ENHANCED else "native"
 
 
 def _sample(values: Float32[NDArray[np.float32], "n"]) -> Float32[NDArray[np.float32], "n"]:

@@ -45,7 +45,9 @@ def _extent(points, directions):  # type: ignore[no-untyped-def] # noqa: ANN001,
     for n in range(directions.shape[0]):
         low, high = 1e30, -1e30
         for m in range(points.shape[0]):
-            along = (points[m, 0] * directions[n, 0] + points[m, 1] * directions[n, 1]) + points[m, 2] * directions[n, 2]
+            along = (points[m, 0] * directions[n, 0] + points[m, 1] * directions[n, 1]) + points[m, 2] * directions[
+                n, 2
+            ]
             low, high = min(low, along), max(high, along)
         longest = max(longest, high - low)
     return longest

@@ -9,8 +9,8 @@ from typing import Any
 from numpy.random import Generator
 
 from dsmseg.errors import InputError
-from dsmseg.taxonomy import TUMORS, StructureClass, find
 from dsmseg.synthesis.tumors.draws import uniform
+from dsmseg.taxonomy import TUMORS, StructureClass, find
 
 PHASES = ("native", "arterial", "venous")
 """Phases of contrast."""

@@ -86,7 +86,7 @@ def vessel_places(
 
 def any_voxel(host: Bool[NDArray[np.bool_], "x y z"], box: Box, random: Generator) -> Point:
     """Draw a voxel of a host, in mm. ``box`` is the host's bounding box."""
-    flat: Int64[NDArray[np.int64], "n"] = np.flatnonzero(host[box.slices])
+    flat: Int64[NDArray[np.int64], n] = np.flatnonzero(host[box.slices])
     index = np.unravel_index(int(flat[int(random.integers(flat.size))]), box.shape)
     return np.array([(first + int(at)) * mm for first, at, mm in zip(box.start, index, box.spacing, strict=True)])
 

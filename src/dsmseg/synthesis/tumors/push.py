@@ -43,7 +43,9 @@ class Displacement:
         return out
 
 
-def push_around(box: Box, center: Point, surface: Float64[NDArray[np.float64], "x y z"], shift: float, reach: float) -> Push:
+def push_around(
+    box: Box, center: Point, surface: Float64[NDArray[np.float64], "x y z"], shift: float, reach: float
+) -> Push:
     """Give the shift around a lesion: ``shift`` mm at its surface, away from ``center``, none ``reach`` mm from there.
 
     ``surface`` is the distance to the lesion's surface in mm, negative inside; there nothing moves.
@@ -57,7 +59,9 @@ def _nearest(labels: Labels, push: Push) -> Labels:
     index = []
     for axis in range(3):
         line = np.arange(push.box.start[axis], push.box.stop[axis])
-        at = line.reshape([-1 if other == axis else 1 for other in range(3)]) + np.rint(push.offset[axis]).astype(np.int64)
+        at = line.reshape([-1 if other == axis else 1 for other in range(3)]) + np.rint(push.offset[axis]).astype(
+            np.int64
+        )
         index.append(np.clip(at, 0, labels.shape[axis] - 1))
     return labels[index[0], index[1], index[2]]
 
