@@ -14,8 +14,8 @@ _UNDER_DIAPHRAGM = 3.5  # mm
 def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the liver: a right lobe that fills the space under the right dome, a left lobe before the stomach."""
     random = trunk.patient.random("liver")
-    size = float(random.uniform(0.92, 1.06))
-    low = 98 + 16 * float(random.standard_normal())
+    size = float(random.uniform(0.98, 1.14))
+    low = 86 + 16 * float(random.standard_normal())
     left_end = float(random.uniform(-78, -30))
     room = over(_FAT, "muscle")
     limits = {"wall": 4.0, "below": _UNDER_DIAPHRAGM, "lumpy": 2.2}
@@ -23,9 +23,9 @@ def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
     slope = np.array([-0.60, -0.06, -0.80])
     edge = trunk.put((104, 20, low))
     hollow = np.array([-0.88, -0.44, 0.16])  # the visceral surface, facing the stomach
-    face = trunk.put((-2, 14, 190))
+    face = trunk.put((-8, 12, 190))
     planes = [(*slope, float(slope @ edge)), (*hollow, float(hollow @ face))]
-    canvas.blob(id_of("liver"), right, np.array([78, 92, 128]) * size, over=room, planes=planes, **limits)
+    canvas.blob(id_of("liver"), right, np.array([82, 96, 136]) * size, over=room, planes=planes, **limits)
     center = trunk.put(((left_end + 42) / 2, 48, 226))
     radii = np.array([(42 - left_end) / 2 + 30, 42, 46]) * size
     under = np.array([0.10, -0.55, -0.83])
@@ -59,9 +59,9 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
         return
     random = trunk.patient.random("spleen")
     size = float(np.clip(1 + 0.13 * random.standard_normal(), 0.75, 1.4))
-    center = trunk.put(swayed(random, [(-98, -26, 222)], 4))[0]
+    center = trunk.put(swayed(random, [(-93, -24, 222)], 4))[0]
     turn = turned("z", -24 + 6 * random.standard_normal()) @ turned("x", 14)
-    radii = np.array([31, 50, 56]) * size
+    radii = np.array([37, 58, 63]) * size
     canvas.blob(
         id_of("spleen"), center, radii, over=over(_FAT, "muscle"), turn=turn, wall=4, below=_UNDER_DIAPHRAGM, lumpy=1.8
     )
@@ -110,7 +110,7 @@ def _draw_adrenal(canvas: Canvas, trunk: Trunk, side: int, word: str) -> None:
 def draw_pancreas(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the pancreas from the duodenum's curve to the spleen, with the splenic vein behind it."""
     random = trunk.patient.random("pancreas")
-    thick = float(random.uniform(0.85, 1.2))
+    thick = float(random.uniform(1.0, 1.42))
     room = over(_FAT, "muscle", "liver", "spleen", "kidney_left")
     line = [(36, 34, 124), (36, 36, 142), (20, 44, 152), (2, 50, 158), (-22, 42, 166), (-48, 20, 176), (-74, -4, 190)]
     line = swayed(random, line, 2.5)
@@ -129,9 +129,9 @@ def _draw_portal_vein(canvas: Canvas, trunk: Trunk, pancreas: np.ndarray) -> Non
     room = over(_FAT, "muscle", "liver", "pancreas", "spleen")
     meets = pancreas[10] + (6, -9, 0)
     splenic = smooth_line([meets, pancreas[14] + (0, -10, 1), pancreas[18] + (0, -9, 2), pancreas[24] + (-6, -6, 6)], 4)
-    canvas.tube(portal, splenic, np.linspace(5, 3.6, len(splenic)) * wide, over=room)
+    canvas.tube(portal, splenic, np.linspace(6, 4.4, len(splenic)) * wide, over=room)
     up = smooth_line([meets, (meets + trunk.put((36, 28, 186))) / 2 + (2, 2, 2), trunk.put((40, 27, 198))], 4)
-    canvas.tube(portal, up, 6.8 * wide, over=room)
+    canvas.tube(portal, up, 7.8 * wide, over=room)
     down = smooth_line(trunk.put(swayed(random, [(12, 44, 130), (12, 46, 100), (18, 48, 60)], 1.5)), 4)
     canvas.tube(id_of("mesenteric_vein"), np.concatenate([[meets], down]), 5.2 * wide, over=room)
 
@@ -147,9 +147,9 @@ def draw_vessels(canvas: Canvas, trunk: Trunk) -> None:
     flat = float(random.uniform(0.9, 1.5))
     canvas.tube(id_of("inferior_vena_cava"), way, 10.5 * wide, over=room, squeeze=(0.95, flat, 1))
     small = over(_FAT, "muscle", "pancreas")
-    celiac = swayed(random, [(-7, 24, 184), (-7, 33, 185), (-7, 42, 184)], 0.8)
+    celiac = swayed(random, [(-7, 24, 184), (-7, 38, 186), (-7, 53, 183)], 0.8)
     celiac = trunk.put(celiac)
-    canvas.tube(id_of("celiac_trunk"), celiac, 3.6 * wide, over=small)
+    canvas.tube(id_of("celiac_trunk"), celiac, 4.2 * wide, over=over(_FAT, "muscle", "pancreas", "liver", "stomach"))
     for ends in (((12, 44, 180), (34, 34, 194)), ((-36, 26, 184), (-74, 0, 198))):
         branch = smooth_line([celiac[2], *trunk.put(ends)], 4)
         canvas.tube(id_of("artery"), branch, 2.6 * wide, over=small)
@@ -169,13 +169,13 @@ def draw_stomach(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("stomach")
     full = float(random.uniform(0.6, 1.15))
     room = over(_FAT, "muscle", "liver", "spleen", "pancreas", "kidney_left")
-    line = [(-22, 20, 236), (-46, 2, 250), (-66, 8, 228), (-66, 34, 200), (-48, 58, 172), (-18, 66, 156), (10, 62, 154), (28, 52, 158)]  # fmt: skip
+    line = [(-22, 20, 236), (-42, 6, 250), (-54, 16, 228), (-58, 38, 200), (-46, 58, 172), (-18, 66, 156), (10, 62, 154), (28, 52, 158)]  # fmt: skip
     line = swayed(random, line, 4)
     line[0], line[-1] = (-22, 20, 235), (28, 52, 158)
     way = smooth_line(trunk.put(line), 4)
     radii = np.interp(np.linspace(0, 1, len(way)), (0, 0.16, 0.35, 0.55, 0.75, 1), (9, 33, 38, 32, 22, 9))
     radii = np.maximum(radii * full, 8.0)
-    canvas.tube(id_of(_FAT), way, radii + 3, over=over("liver", "spleen"), wall=4)
+    canvas.tube(id_of(_FAT), way, radii + 3, over=over("liver"), wall=4)
     canvas.tube(id_of("stomach"), way, radii, over=room, wall=4, lumpy=2.5)
 
 

@@ -40,7 +40,7 @@ def draw_colon(canvas: Canvas, trunk: Trunk) -> None:
     radii = np.interp(np.linspace(0, 1, len(way)), knots, wide)
     haustra = np.abs((np.arange(len(way)) * 0.37 + random.random()) % 1.0 - 0.5) * 2
     radii = np.maximum(radii * (0.86 + 0.24 * haustra), 7.0)
-    room = over(_FAT, "muscle", "liver", "spleen", "stomach", "iliopsoas_right", "iliopsoas_left")
+    room = over(_FAT, "muscle", "liver", "stomach", "iliopsoas_right", "iliopsoas_left")
     canvas.tube(id_of("colon"), way, radii, over=room, wall=3, lumpy=1.5)
 
 

@@ -56,7 +56,7 @@ def draw_rectum(canvas: Canvas, trunk: Trunk) -> None:
 def draw_bladder(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the bladder, more or less full, and below it the prostate or behind it the uterus."""
     random = trunk.patient.random("bladder")
-    full = float(random.uniform(0.6, 1.2))
+    full = float(random.uniform(0.8, 1.5))
     room = over(*_ROOM)
     floor = trunk.put((0, 28, -128))
     radii = np.array([36, 29, 27]) * full

@@ -53,7 +53,7 @@ class Trunk:
         inner = [row + layer for row, layer in zip(muscle, layers, strict=True)]
         outer = [row + _SKIN for row in inner]
         self.tables = np.stack([*outer, *inner, *muscle, *cavity, self.spine]).astype(np.float32)
-        right = 283.0 + patient.breath + 6.0 * random.standard_normal()
+        right = 279.0 + patient.breath + 6.0 * random.standard_normal()
         left = right - 10.0 + 6.0 * random.standard_normal()
         self.domes = np.array([right, left], np.float32)
         self._usual_spine = usual[3]
@@ -173,7 +173,7 @@ def _trunk(  # type: ignore[no-untyped-def] # noqa: ANN202
                     structures[i, j, k], depths[i, j, k] = (ids[2], below) if below < 3 and wall > 2 else (ids[3], wall)
                 else:
                     v = (y - level[12] - np.float32(38.0)) / np.float32(62.0)
-                    middle = np.float32(16.0) + np.float32(19.0) * max(one - v * v, np.float32(0.0)) + uneven
+                    middle = np.float32(13.0) + np.float32(16.0) * max(one - v * v, np.float32(0.0)) + uneven
                     lung = min(across - middle, wall - np.float32(1.5), -below)
                     if lung > 0:
                         v = max(min(v - np.float32(0.1), one), -one)

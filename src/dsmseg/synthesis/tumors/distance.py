@@ -14,13 +14,14 @@ _ANGLES = 49  # directions in which a long axis is sought
 
 def depth(mask: Bool[NDArray[np.bool_], "x y z"], spacing: Sequence[float]) -> Float64[NDArray[np.float64], "x y z"]:
     """Give for each voxel of a mask the mm to the nearest center outside it, 0 for others. Large if there is none."""
-    return np.sqrt(_squared(mask, spacing[0], spacing[1], spacing[2]))
+    squared: Float64[NDArray[np.float64], "x y z"] = _squared(mask, spacing[0], spacing[1], spacing[2])
+    return np.sqrt(squared)
 
 
 def signed_distance(
     mask: Bool[NDArray[np.bool_], "x y z"], spacing: Sequence[float]
 ) -> Float64[NDArray[np.float64], "x y z"]:
-    """Give the mm to the surface of a mask, negative inside it. The surface lies half a voxel outside the last center."""
+    """Give the mm to the surface of a mask, negative inside it. The surface is half a voxel beyond the last center."""
     half = 0.5 * min(spacing)
     inside, outside = depth(mask, spacing), depth(~mask, spacing)
     return np.where(mask, half - inside, outside - half)
@@ -36,7 +37,8 @@ def _directions() -> Float64[NDArray[np.float64], "direction 3"]:
     steps = [(i, j, k) for i in range(-2, 3) for j in range(-2, 3) for k in range(-2, 3) if (i, j, k) > (0, 0, 0)]
     kept = [step for step in steps if math.gcd(*step) == 1][:_ANGLES]
     vectors = np.array(kept, np.float64)
-    return vectors / np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    lengths: Float64[NDArray[np.float64], "direction 1"] = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    return vectors / lengths
 
 
 @compiled()

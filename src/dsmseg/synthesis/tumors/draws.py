@@ -29,7 +29,7 @@ def exponential(x: float) -> float:
 
 
 def log_normal(random: Generator, median: float, spread: float, low: float, high: float) -> float:
-    """Draw a log-normal number. ``spread`` is the deviation of its logarithm; it is held between ``low`` and ``high``."""
+    """Draw a log-normal number between ``low`` and ``high``. ``spread`` is the deviation of its logarithm."""
     return min(max(median * exponential(spread * normal(random)), low), high)
 
 

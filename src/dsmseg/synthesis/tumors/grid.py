@@ -51,7 +51,7 @@ class Box:
 
 
 def around(center: Point, reach: Sequence[float], spacing: tuple[float, float, float], shape: Sequence[int]) -> Box:
-    """Give the box that holds all within ``reach`` mm along each axis, and two voxels more, cut at the grid's border."""
+    """Give the box of all within ``reach`` mm along each axis and two voxels more, cut at the grid's border."""
     start, stop = [], []
     for axis in range(3):
         start.append(max(0, int(np.floor((center[axis] - reach[axis]) / spacing[axis])) - 2))
@@ -61,10 +61,10 @@ def around(center: Point, reach: Sequence[float], spacing: tuple[float, float, f
 
 def bounding_box(mask: Bool[NDArray[np.bool_], "x y z"], spacing: tuple[float, float, float]) -> Box | None:
     """Give the smallest box that holds a mask, None if it is empty."""
-    planes = mask.any(axis=(1, 2)).nonzero()[0]
+    planes = np.flatnonzero(np.asarray(mask.any(axis=(1, 2))))
     if planes.size == 0:
         return None
-    flat = mask[planes[0] : planes[-1] + 1].any(axis=0)
-    rows, columns = flat.any(axis=1).nonzero()[0], flat.any(axis=0).nonzero()[0]
+    flat = np.asarray(mask[planes[0] : planes[-1] + 1].any(axis=0))
+    rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
     start = (int(planes[0]), int(rows[0]), int(columns[0]))
     return Box(start, (int(planes[-1]) + 1, int(rows[-1]) + 1, int(columns[-1]) + 1), spacing)

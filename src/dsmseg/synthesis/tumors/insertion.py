@@ -17,7 +17,7 @@ from dsmseg.synthesis.tumors.interior import Look, draw_look, features_of
 from dsmseg.synthesis.tumors.kinds import Variant, draw_variant, host_intensities, tumor_class
 from dsmseg.synthesis.tumors.lesions import Host, Lesion, draw_diameter, grow
 from dsmseg.synthesis.tumors.painting import Canvas, paint
-from dsmseg.synthesis.tumors.places import find_sites, vessel_places
+from dsmseg.synthesis.tumors.places import NOWHERE, find_sites, vessel_places
 from dsmseg.synthesis.tumors.push import Displacement, Labels, Push, push_around
 from dsmseg.taxonomy import StructureClass
 
@@ -78,7 +78,7 @@ def insert_tumor(
     look = draw_look(variant, used, level, random)
     tube = variant.shape in ("wall", "thrombus")
     along = None if vessels is None or variant.place != "vessel" else vessel_places(vessels & host, step)
-    body = Host(host, box, None if tube else find_sites(host, box), along)
+    body = Host(host, box, NOWHERE if tube else find_sites(host, box), along)
     lesions = _grow_all(body, variant, look, seed, kind_class, diameter_mm)
     displacement = Displacement(tuple(_push(lesion) for lesion in lesions if lesion.shift > 0))
     out = displacement.pushed_image(image)

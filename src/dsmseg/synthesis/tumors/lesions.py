@@ -29,7 +29,7 @@ class Host:
 
     mask: Mask
     box: Box
-    sites: Sites | None
+    sites: Sites
     vessels: Float64[NDArray[np.float64], "n 3"] | None
 
     @property
@@ -74,7 +74,6 @@ def grow(
     """Grow one lesion; None where there is no room for it. ``taken`` are the sites of the others."""
     if variant.shape in ("wall", "thrombus"):
         return _grow_on_tube(host, variant, diameter, features, taken, random)
-    assert host.sites is not None
     site = choose_site(host.sites, 0.5 * diameter, variant, taken, host.vessels, random)
     if site is None:
         return None

@@ -63,7 +63,8 @@ def _coverage(distance: Field, blur: float) -> Field:
         if distance.shape[axis] > 1:
             step = np.gradient(distance, axis=axis)
             squared += step * step
-    return np.clip(0.5 - distance / np.sqrt(squared), 0.0, 1.0)
+    share: Field = np.clip(0.5 - distance / np.sqrt(squared), 0.0, 1.0)
+    return share
 
 
 def _noise(canvas: Canvas, lesion: Lesion, random: Generator) -> Image:

@@ -29,6 +29,10 @@ class Sites:
         return float(self.depths.max())
 
 
+NOWHERE = Sites(np.empty((0, 3)), np.empty(0))
+"""For tumors that look for their place themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where a lesion goes, and how large it can be: center and radius in mm."""
@@ -54,8 +58,8 @@ def find_sites(host: Bool[NDArray[np.bool_], "x y z"], box: Box) -> Sites:
 
 
 def choose_site(
-    sites: Sites, radius: float, variant: Variant, taken: list[Site], vessels: Float64[NDArray[np.float64], "n 3"] | None,
-    random: Generator,
+    sites: Sites, radius: float, variant: Variant, taken: list[Site],
+    vessels: Float64[NDArray[np.float64], "n 3"] | None, random: Generator,
 ) -> Site | None:  # fmt: skip
     """Draw the place of a mass, and make it smaller where the host is. None if the lesions ``taken`` leave no room."""
     radius = min(radius, max(variant.fill * sites.deepest, 0.5))

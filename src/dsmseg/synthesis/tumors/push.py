@@ -59,11 +59,10 @@ def _nearest(labels: Labels, push: Push) -> Labels:
     index = []
     for axis in range(3):
         line = np.arange(push.box.start[axis], push.box.stop[axis])
-        at = line.reshape([-1 if other == axis else 1 for other in range(3)]) + np.rint(push.offset[axis]).astype(
-            np.int64
-        )
-        index.append(np.clip(at, 0, labels.shape[axis] - 1))
-    return labels[index[0], index[1], index[2]]
+        line = line.reshape([-1 if other == axis else 1 for other in range(3)])
+        index.append(np.clip(line + np.rint(push.offset[axis]).astype(np.int64), 0, labels.shape[axis] - 1))
+    found: Labels = labels[index[0], index[1], index[2]]
+    return found
 
 
 @compiled()

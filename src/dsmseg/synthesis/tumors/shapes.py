@@ -76,7 +76,8 @@ def thrombus(
     x, y, z = box.offsets(center)
     across = x * side[0] + y * side[1] + z * side[2]
     level = caliber * (uniform(random, -0.1, 0.45) + 0.25 * _roughness(box, caliber, random))
-    return np.maximum(field, across - level)
+    cut: Field = across - level
+    return np.maximum(field, cut)
 
 
 def local_axis(box: Box, mask: Bool[NDArray[np.bool_], "x y z"], center: Point, reach: float) -> Point:
