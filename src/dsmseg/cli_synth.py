@@ -154,7 +154,9 @@ def make_gallery(
     from dsmseg.report.gallery import draw_gallery
 
     with console.progress("Drawing") as progress:
-        pictures = draw_gallery(output, data=data, seed=seed, progress=progress.step)
+        pictures = draw_gallery(
+            output, data=data, seed=seed, progress=lambda done, total: progress.step("Drawing", done, total)
+        )
     for picture in pictures:
         sys.stdout.write(f"{picture}\n")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from dsmseg.model.kernels.compilation import compiled
 
@@ -25,6 +26,18 @@ def signed_distance(
     half = 0.5 * min(spacing)
     inside, outside = depth(mask, spacing), depth(~mask, spacing)
     return np.where(mask, half - inside, outside - half)
+
+
+def smooth_distance(
+    mask: Bool[NDArray[np.bool_], "x y z"], spacing: Sequence[float]
+) -> Float64[NDArray[np.float64], "x y z"]:
+    """Give the signed distance without the steps that voxels make of a surface. Its sign still tells the mask."""
+    limit = 6.0 * max(spacing)
+    raw = np.clip(signed_distance(mask, spacing), -1e3, limit)
+    size = [5 if mm < 1.2 else 3 for mm in spacing]
+    smooth = uniform_filter(raw, size, mode="nearest")
+    least = 0.05 * min(spacing)
+    return np.where(mask, np.minimum(smooth, -least), np.maximum(smooth, least))
 
 
 def long_axis(points: Float64[NDArray[np.float64], "point 3"]) -> float:

@@ -59,9 +59,9 @@ def fill(
         haze = uniform(random, -650.0, -420.0) + 60.0 * coarse
         values = haze + (values - haze) * solid
     if "necrosis" in features or "cavity" in features:
-        start = uniform(random, 0.22, 0.5) * radius
-        core = _step(depths - start + 0.28 * radius * (coarse + 0.6 * noise(0.3 * radius)), 1.5)
-        low = _GAS if "cavity" in features else min(uniform(random, 12.0, 30.0), look.hu - 12.0)
+        start = uniform(random, 0.25, 0.5) * radius
+        core = _step(depths - start + 0.16 * radius * (coarse + 0.4 * noise(0.25 * radius)), max(1.5, 0.2 * radius))
+        low = _GAS if "cavity" in features else min(uniform(random, 14.0, 34.0), look.hu - 12.0)
         values += (low + 0.3 * variant.texture * coarse - values) * core
     if "ring" in features:
         width = min(uniform(random, 1.5, 4.0), 0.4 * radius)

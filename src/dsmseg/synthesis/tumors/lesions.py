@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from dsmseg.synthesis.tumors import shapes
-from dsmseg.synthesis.tumors.distance import signed_distance
+from dsmseg.synthesis.tumors.distance import smooth_distance
 from dsmseg.synthesis.tumors.draws import log_normal, uniform
 from dsmseg.synthesis.tumors.grid import Box, Point, around
 from dsmseg.synthesis.tumors.kinds import Variant
@@ -86,7 +86,7 @@ def grow(
         axis = _vessel_axis(box, host.vessels, site)
     surface = shapes.mass(box, site.center, site.radius, variant, axis, random)
     part = host.mask[box.slices]
-    border = None if part.all() else signed_distance(part, box.spacing)
+    border = None if part.all() else smooth_distance(part, box.spacing)
     return _finish(box, site.center, site, surface, border, site.radius, shift)
 
 
@@ -100,7 +100,7 @@ def _grow_on_tube(
         return None
     box = around(start, [0.65 * length + 10.0] * 3, host.box.spacing, host.mask.shape)
     part = host.mask[box.slices]
-    border = signed_distance(part, box.spacing)
+    border = smooth_distance(part, box.spacing)
     depths = -border
     near = part & (box.radii(start) <= max(9.0, 1.5 * max(box.spacing)))
     caliber = float(depths.max(where=near, initial=0.5 * min(box.spacing)))

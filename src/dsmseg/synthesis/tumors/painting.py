@@ -18,6 +18,8 @@ Mask = Bool[NDArray[np.bool_], "x y z"]
 Field = Float64[NDArray[np.float64], "x y z"]
 
 _SOFT = (-20.0, 140.0)  # HU of tissue on which noise is measured where the host is none
+_REACH = 90  # voxels from a lesion, within its slices, where that is done
+_UNEVEN = 1.5  # times the noise on tissue: a host that varies more is not smooth by itself
 _BORDER_BLUR = 0.8  # mm
 _HAZE_KEEPS = 0.55  # of the lung's structures seen through ground glass
 
@@ -45,7 +47,23 @@ def paint(
     else:
         values += _noise(canvas, lesion, random)
     share = opacity(lesion, variant.margin).astype(np.float32)
-    canvas.image[box.slices] = np.where(share > 0, under + share * (values - under), under)
+    painted = np.where(share > 0, under + share * (values - under), under)
+    if canvas.solid and lesion.border is not None:
+        painted = np.where(
+            lesion.border > 0, _beyond(canvas.level, lesion, lesion.border, under, values, variant.margin), painted
+        )
+    canvas.image[box.slices] = painted
+
+
+def _beyond(level: float, lesion: Lesion, border: Field, under: Image, values: Image, margin: float) -> Image:
+    """Give what voxels outside the host hold where the lesion lies at its border.
+
+    They hold some host by partial volume, which becomes lesion; what is neither host nor lesion stays.
+    """
+    host_share = np.clip(1.0 - border / (2.0 * min(lesion.box.spacing)), 0.0, 1.0)
+    share = (_coverage(lesion.surface, margin) * host_share).astype(np.float32)
+    changed = under + share * (values - np.float32(level))
+    return np.where(share > 0, np.clip(changed, np.minimum(under, values), np.maximum(under, values)), under)
 
 
 def opacity(lesion: Lesion, margin: float) -> Field:
@@ -70,20 +88,26 @@ def _coverage(distance: Field, blur: float) -> Field:
 def _noise(canvas: Canvas, lesion: Lesion, random: Generator) -> Image:
     """Give the noise of the scan over a lesion's box."""
     box = lesion.box
+    tissue = _tissue_grain(canvas, lesion)
+    made = grain.more(tissue, box, random)
     if not canvas.solid:
-        return grain.more(_tissue_grain(canvas, lesion), box, random)
+        return made
     valid = canvas.host[box.slices] | lesion.mask
     left = grain.residual(canvas.image[box.slices], valid, box.spacing)
     deep = valid if lesion.border is None else valid & (lesion.border < -max(box.spacing))
     found = grain.measure(left, deep if np.count_nonzero(deep) > 100 else valid)
-    return grain.keep(left, grain.more(found, box, random), found)
+    if found.deviation > _UNEVEN * tissue.deviation:  # cortex and pyramids, vessels, edges: no noise
+        return made
+    return grain.keep(left, made * np.float32(found.deviation / tissue.deviation), found)
 
 
 def _tissue_grain(canvas: Canvas, lesion: Lesion) -> grain.Grain:
     """Measure the noise on soft tissue in slices around a lesion: its host is air, or full of edges."""
-    depth = canvas.before.shape[2]
-    middle = min(max(round(lesion.center[2] / lesion.box.spacing[2]), 0), depth - 1)
-    slab = canvas.before[:, :, max(0, middle - 2) : min(depth, middle + 3)]
+    sides = []
+    for axis, reach in enumerate((_REACH, _REACH, 2)):
+        middle = round(float(lesion.center[axis]) / lesion.box.spacing[axis])
+        sides.append(slice(max(0, middle - reach), middle + reach + 1))
+    slab = canvas.before[sides[0], sides[1], sides[2]]
     soft = (slab > _SOFT[0]) & (slab < _SOFT[1])
     inner = uniform_filter(soft.astype(np.float32), (5, 5, 1), mode="constant") > 0.99
     return grain.measure(grain.residual(slab, soft, lesion.box.spacing), inner)

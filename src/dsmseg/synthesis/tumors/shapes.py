@@ -32,7 +32,7 @@ def mass(box: Box, center: Point, radius: float, variant: Variant, axis: Point |
         frame = np.stack([axis, side, cross(axis, side)])
     scaled = frame / (radius * np.array([1.0, middle, short]))[:, None]
     lobes = _lobes(variant, random)
-    spikes = _spicules(radius, random) if variant.shape == "spiculated" else np.empty((0, 5))
+    spikes = _spicules(radius, random) if variant.shape == "spiculated" else np.empty((0, 6))
     x, y, z = (line.ravel() for line in box.offsets(center))
     mean = radius * (1.0 + middle + short) / 3.0
     field: Field = _blob(x, y, z, scaled, lobes, spikes, mean)
@@ -118,13 +118,17 @@ def _lobes(variant: Variant, random: Generator) -> Float64[NDArray[np.float64], 
     return np.array(rows)
 
 
-def _spicules(radius: float, random: Generator) -> Float64[NDArray[np.float64], "spicule 5"]:
-    """Draw spicules: direction, mm from the center to the tip, mm of half width at the center."""
+def _spicules(radius: float, random: Generator) -> Float64[NDArray[np.float64], "spicule 6"]:
+    """Draw spicules: direction, mm from the center to the tip, mm of half width at their root, mm from there.
+
+    They fade: at the tip the half width is below zero, where a voxel holds but a little of them.
+    """
     rows = []
-    for _ in range(int(random.integers(9, 24))):
-        width = uniform(random, 0.12, 0.26) * radius
-        tip = radius + min(uniform(random, 0.15, 0.65) * radius, 9.0)
-        rows.append([*direction(random), tip, min(width, 2.6)])
+    for _ in range(int(random.integers(18, 44))):
+        width = min(uniform(random, 0.08, 0.2) * radius, 2.2)
+        root = 0.6 * radius
+        tip = radius + min(uniform(random, 0.1, 0.9) * radius, 9.0)
+        rows.append([*direction(random), tip, width, root])
     return np.array(rows)
 
 
@@ -146,11 +150,12 @@ def _blob(xs, ys, zs, frame, lobes, spikes, size):  # type: ignore[no-untyped-de
                     near = max(soft - abs(value - other), 0.0) / soft
                     value = min(value, other) - near * near * soft * 0.25
                 value *= size
-                for n in range(spikes.shape[0]):
+                for n in range(spikes.shape[0] if value > -0.4 * size else 0):
                     along = (x * spikes[n, 0] + y * spikes[n, 1]) + z * spikes[n, 2]
-                    if along > 0.0 and along < spikes[n, 3]:
+                    tip, width, root = spikes[n, 3], spikes[n, 4], spikes[n, 5]
+                    if along > root and along < tip:
                         off = ((x * x + y * y) + z * z) - along * along
-                        cone = np.sqrt(max(off, 0.0)) - spikes[n, 4] * (1.0 - along / spikes[n, 3])
-                        value = min(value, cone)
+                        part = (along - root) / (tip - root)
+                        value = min(value, np.sqrt(max(off, 0.0)) - width + (width + 0.7) * (part * part))
                 out[i, j, k] = value
     return out
