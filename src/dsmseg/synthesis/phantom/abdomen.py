@@ -18,7 +18,7 @@ def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
     low = 86 + 16 * float(random.standard_normal())
     left_end = float(random.uniform(-78, -30))
     room = over(_FAT, "muscle")
-    limits = {"wall": 4.0, "below": _UNDER_DIAPHRAGM, "lumpy": 2.2}
+    limits = {"wall": 1.2, "below": _UNDER_DIAPHRAGM, "lumpy": 2.2}
     right = trunk.put((66, 8, 205))
     slope = np.array([-0.60, -0.06, -0.80])
     edge = trunk.put((104, 20, low))
@@ -63,7 +63,7 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
     turn = turned("z", -24 + 6 * random.standard_normal()) @ turned("x", 14)
     radii = np.array([37, 58, 63]) * size
     canvas.blob(
-        id_of("spleen"), center, radii, over=over(_FAT, "muscle"), turn=turn, wall=4, below=_UNDER_DIAPHRAGM, lumpy=1.8
+        id_of("spleen"), center, radii, over=over(_FAT, "muscle"), turn=turn, wall=1.2, below=_UNDER_DIAPHRAGM, lumpy=1.8
     )
 
 
@@ -99,7 +99,7 @@ def _draw_adrenal(canvas: Canvas, trunk: Trunk, side: int, word: str) -> None:
     room = over(_FAT, "muscle", "liver", "spleen", f"kidney_{word}")
     thick = float(random.uniform(2.3, 3.4))
     around = trunk.put([top + (0, 4, 8), top + (side * 6, -12, -16)])
-    canvas.tube(id_of(_FAT), around, 10, over=over("liver", "spleen", f"kidney_{word}"))
+    canvas.tube(id_of(_FAT), around, 5.5, over=over("liver", "spleen", f"kidney_{word}"))
     for limb in ((side * 3, -15, -4), (side * 12, -10, -6)):
         for level in (8, 0, -8, -16):
             ridge = top + (0, 3, level)
@@ -175,8 +175,8 @@ def draw_stomach(canvas: Canvas, trunk: Trunk) -> None:
     way = smooth_line(trunk.put(line), 4)
     radii = np.interp(np.linspace(0, 1, len(way)), (0, 0.16, 0.35, 0.55, 0.75, 1), (9, 33, 38, 32, 22, 9))
     radii = np.maximum(radii * full, 8.0)
-    canvas.tube(id_of(_FAT), way, radii + 3, over=over("liver"), wall=4)
-    canvas.tube(id_of("stomach"), way, radii, over=room, wall=4, lumpy=2.5)
+    canvas.tube(id_of(_FAT), way, radii + 3, over=over("liver"), wall=2)
+    canvas.tube(id_of("stomach"), way, radii, over=room, wall=2, lumpy=2.5)
 
 
 def draw_gallbladder(canvas: Canvas, trunk: Trunk) -> None:

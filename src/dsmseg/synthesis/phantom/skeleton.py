@@ -95,9 +95,9 @@ def draw_pelvis(canvas: Canvas, trunk: Trunk) -> None:
         at = np.array([side * wide, 1.0, 1.0])
         hip = id_of(f"hip_{word}")
         socket = np.array([88.0, 10, -112]) * at
-        crest = smooth_line([(118, 62, 5), (134, 38, 42), (130, 0, 56), (104, -38, 46), (70, -62, 22), (48, -72, 0)], 4)
+        crest = smooth_line([(118, 62, 5), (134, 38, 42), (130, 0, 56), (104, -38, 46), (70, -62, 22), (48, -72, 0)], 9)
         for point in (crest + (0, back * 0.5, 0)) * at:
-            canvas.tube(hip, [socket + (side * 4, -6, 24), point], (7.5, 6.0), over=soft)
+            canvas.tube(hip, [socket + (side * 4, -6, 24), point], (8.0, 4.6), over=soft)
         canvas.tube(hip, (crest + (0, back * 0.5, 0)) * at, 7.5, over=soft)
         canvas.tube(hip, [socket + (0, -8, 24), np.array([62.0, -58, -25]) * at], (13, 10), over=soft)
         canvas.blob(hip, socket, (33, 33, 33), over=soft, lumpy=1.0)
