@@ -30,9 +30,7 @@ def make_phantom(
     ] = "abdomen",
     spacing: Annotated[str, typer.Option(metavar="X,Y,Z", help="mm between voxels.")] = "1.0,1.0,2.5",
     phase: Phase = None,
-    tumor: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="Grow this tumor; may be repeated.")
-    ] = None,
+    tumor: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Grow this tumor; may be repeated.")] = None,
     artifact: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="metal, motion or beam hardening; may be repeated."),
@@ -146,7 +144,9 @@ def make_gallery(
     output: Output,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Real scans to put beside (abdomen_3mm/, chest_lidc0001/).", show_default=False),
+        typer.Option(
+            metavar="DIR", help="Real scans to put beside (abdomen_3mm/, chest_lidc0001/).", show_default=False
+        ),
     ] = None,
     seed: Seed = 0,
 ) -> None:

@@ -25,7 +25,9 @@ _SOFT, _LUNG = (-160.0, 240.0), (-1100.0, 300.0)
 _REAL = (("abdomen_3mm/ct.nii.gz", (0.45, 0.68, 0.8)), ("chest_lidc0001/ct.nii.gz", (0.08, 0.35, 0.62)))
 
 
-def draw_gallery(output: Path, *, data: Path | None = None, seed: int = 0, progress: Progress | None = None) -> list[Path]:
+def draw_gallery(
+    output: Path, *, data: Path | None = None, seed: int = 0, progress: Progress | None = None
+) -> list[Path]:
     """Draw the pictures of docs/synthesis.md into a folder; gives their paths.
 
     Args:

@@ -100,7 +100,7 @@ def _row(tissue: Tissue, name: str, phase: int, random: Generator) -> list[float
         row[2:4] = [random.uniform(1.4, 2.8), random.uniform(*tissue.shell)]
     elif tissue.core:
         kind(_KIDNEY)
-        row[2:4] = [random.uniform(6, 9), mean + random.uniform(*tissue.core)]
+        row[2:4] = [random.uniform(6, 9), mean + random.uniform(*tissue.core[phase])]
     elif tissue.holds_air and tissue.vessels:
         kind(_LUNG)
         row[2:4] = [random.uniform(0.015, 0.06), random.uniform(*tissue.vessels)]
@@ -131,8 +131,8 @@ def _paint(structures, depth, height, fine, coarse, ridge, filling, table):  # t
                 if kind == 1:  # hollow
                     if d >= row[2]:
                         u = np.float32(0.012) * height[i, j, k] + np.float32(0.75) * filling[i, j, k]
-                        rank = np.float32(0.5) - np.float32(0.38) * u  # about 0 to 1, from the top down
-                        if rank < row[5]:
+                        rank = np.float32(0.52) - np.float32(0.34) * u  # about 0 to 1, from the top down
+                        if rank < row[5] and row[5] > np.float32(0.03):
                             value = row[9] + np.float32(12.0) * f
                         elif rank < row[6]:
                             value = row[10] + np.float32(6.0) * f

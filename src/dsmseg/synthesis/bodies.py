@@ -117,7 +117,9 @@ def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sa
         image = _painted(structures.numpy().astype(np.uint8), hull, plan, chance)
     image = torch.where(inside, image, AIR)
     image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
-    return Sample(image, torch.from_numpy(body.anatomy.organs)[structures.long()], inside, body.anatomy.annotated_organs)
+    return Sample(
+        image, torch.from_numpy(body.anatomy.organs)[structures.long()], inside, body.anatomy.annotated_organs
+    )
 
 
 def _recolor(

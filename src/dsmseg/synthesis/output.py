@@ -68,9 +68,7 @@ def add_tumor(
     host = _read_mask(organ_mask, volume, scan, label)
     beside = None if vessels is None else _read_mask(vessels, volume, scan, None)
     image = np.ascontiguousarray(volume.array, np.float32)
-    grown = insert_tumor(
-        image, host, volume.spacing, kind, seed, phase=phase, vessels=beside, diameter_mm=diameter_mm
-    )
+    grown = insert_tumor(image, host, volume.spacing, kind, seed, phase=phase, vessels=beside, diameter_mm=diameter_mm)
     record = dict(grown.record) | {"scan": scan.name, "organ_mask": organ_mask.name, "label": label}
     with replacing_folder(output) as folder:
         write_nifti(folder / "ct.nii.gz", _as_read(image, grown.image), volume)

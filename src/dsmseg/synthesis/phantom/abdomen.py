@@ -46,11 +46,8 @@ def draw_liver_vessels(canvas: Canvas, trunk: Trunk) -> None:
         (cava, (66, 16, 222), (54, 56, 48), 8, 5.5),
         (hilum, (2, 46, 222), (46, 26, 24), 5, 4.5),
     ):
-        tree = grow_tree(random, root, trunk.put(middle), np.array(reach, np.float64), tips, thick)
-        for start, ends, radii in tree:
-            for end, radius in zip(ends, radii, strict=True):
-                canvas.tube(id_of("hepatic_vessel"), [start, end], (radius, radius * 0.8), over=inside, wall=9)
-                start = end
+        ends, radii = grow_tree(random, root, trunk.put(middle), np.array(reach, np.float64), tips, thick)
+        canvas.segments(id_of("hepatic_vessel"), ends, radii, over=inside, wall=9)
 
 
 def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
@@ -63,7 +60,14 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
     turn = turned("z", -24 + 6 * random.standard_normal()) @ turned("x", 14)
     radii = np.array([37, 58, 63]) * size
     canvas.blob(
-        id_of("spleen"), center, radii, over=over(_FAT, "muscle"), turn=turn, wall=1.2, below=_UNDER_DIAPHRAGM, lumpy=1.8
+        id_of("spleen"),
+        center,
+        radii,
+        over=over(_FAT, "muscle"),
+        turn=turn,
+        wall=1.2,
+        below=_UNDER_DIAPHRAGM,
+        lumpy=1.8,
     )
 
 
@@ -85,7 +89,12 @@ def draw_kidneys(canvas: Canvas, trunk: Trunk) -> None:
             sinus = np.array([15, 9, 22]) * size
             canvas.blob(id_of(_FAT), hilum, sinus, over=over(f"kidney_{word}"), turn=turn, lumpy=2.5)
             canvas.blob(id_of("renal_pelvis"), hilum, sinus * (0.5, 0.5, 0.6), over=over(_FAT), turn=turn, lumpy=1.5)
-            ureter = [hilum, trunk.put((side * 36, 4, 95)), trunk.put((side * 40, 20, 20)), trunk.put((side * 34, 0, -70))]
+            ureter = [
+                hilum,
+                trunk.put((side * 36, 4, 95)),
+                trunk.put((side * 40, 20, 20)),
+                trunk.put((side * 34, 0, -70)),
+            ]
             canvas.tube(id_of("renal_pelvis"), smooth_line(ureter, 4), 2.2, over=over(_FAT))
         _draw_adrenal(canvas, trunk, side, word)
 
@@ -142,7 +151,9 @@ def draw_vessels(canvas: Canvas, trunk: Trunk) -> None:
     wide = float(random.uniform(0.85, 1.2))
     line = swayed(random, [(14, 26, 44), (21, 27, 90), (24, 26, 140), (27, 22, 190), (28, 22, 225)], 1.5)
     line = trunk.put(np.concatenate([line, [(30, 24, 258), (26, 28, 284)]]))
-    room = over(_FAT, "muscle", "liver", "iliopsoas_right", "intervertebral_disc", "heart", "heart_blood", "hepatic_vessel")
+    room = over(
+        _FAT, "muscle", "liver", "iliopsoas_right", "intervertebral_disc", "heart", "heart_blood", "hepatic_vessel"
+    )
     way = smooth_line(line, 4)
     flat = float(random.uniform(0.9, 1.5))
     canvas.tube(id_of("inferior_vena_cava"), way, 10.5 * wide, over=room, squeeze=(0.95, flat, 1))

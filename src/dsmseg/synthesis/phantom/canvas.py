@@ -79,11 +79,11 @@ class Canvas:
         axes = np.eye(3) if turn is None else turn
         radii_, center_ = np.asarray(radii, np.float64), np.asarray(center, np.float64)
         reach = np.sqrt(((axes * radii_) ** 2).sum(axis=1)) + 3 * lumpy
-        box = self._box(center_ - reach, center_ + reach)
-        if box is None:
+        boxes, seen = self._boxes((center_ - reach)[None], (center_ + reach)[None])
+        if not seen[0]:
             return
         _blob(
-            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self.below, box,
+            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self.below, boxes[0],
             center_.astype(np.float32), (axes / radii_).T.astype(np.float32).copy(), np.float32(radii_[1]),
             np.asarray(planes, np.float32).reshape(-1, 4), np.float32(wall), np.float32(below), np.float32(lumpy),
             structure, over, deeper,
@@ -111,31 +111,50 @@ class Canvas:
             apart: where it meets its own kind, the greater depth is kept, so that each loop has a wall.
         """
         line = np.asarray(points, np.float32).reshape(-1, 3)
-        thick = np.broadcast_to(np.asarray(radii, np.float32), len(line)).astype(np.float32)
-        squeeze_ = np.asarray(squeeze, np.float32)
-        boxes = np.zeros((len(line) - 1, 6), np.int64)
-        kept = np.zeros(len(boxes), np.bool_)
-        for index in range(len(boxes)):
-            ends, reach = line[index : index + 2], thick[index : index + 2].max() / squeeze_ + 3 * lumpy
-            box = self._box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
-            if box is not None:
-                boxes[index], kept[index] = box, True
-        for index in np.flatnonzero(kept):
-            _segment(
-                self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[index],
-                line[index], line[index + 1], thick[index], thick[index + 1], squeeze_,
-                np.float32(wall), np.float32(lumpy), structure, over, apart,
-            )  # fmt: skip
+        thick = np.broadcast_to(np.asarray(radii, np.float32), len(line))
+        ends = np.stack([line[:-1], line[1:]], axis=1)
+        self.segments(
+            structure, ends, np.stack([thick[:-1], thick[1:]], axis=1),
+            over=over, squeeze=squeeze, wall=wall, lumpy=lumpy, apart=apart,
+        )  # fmt: skip
 
-    def _box(self, low: NDArray[np.floating], high: NDArray[np.floating]) -> NDArray[np.int64] | None:
-        """Give the voxels (first and end along each axis) that may lie between two corners in the body."""
-        middle, half = (low + high) / 2, (high - low) / 2
-        center = self._to_scan @ middle
-        reach = np.abs(self._to_scan) @ (half + 3.2 * self.pose.bend)
+    def segments(
+        self,
+        structure: int,
+        ends: NDArray[np.floating],
+        radii: NDArray[np.floating],
+        *,
+        over: NDArray[np.bool_],
+        squeeze: Vector = (1.0, 1.0, 1.0),
+        wall: float = -1e9,
+        lumpy: float = 0.0,
+        apart: bool = True,
+    ) -> None:
+        """Draw pieces of tubes: ``ends`` (n, 2, 3) in mm, ``radii`` (n, 2); all else as for a tube."""
+        squeeze_ = np.asarray(squeeze, np.float32)
+        reach = radii.max(axis=1)[:, None] / squeeze_ + 3 * lumpy
+        boxes, seen = self._boxes(ends.min(axis=1) - reach, ends.max(axis=1) + reach)
+        if not seen.any():
+            return
+        _segments(
+            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[seen],
+            ends[seen].astype(np.float32), radii[seen].astype(np.float32), squeeze_,
+            np.float32(wall), np.float32(lumpy), structure, over, apart,
+        )  # fmt: skip
+
+    def _boxes(
+        self, low: NDArray[np.floating], high: NDArray[np.floating]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Give the voxels that may lie between two corners (n, 3) in the body, and whether there are any.
+
+        A box is the first voxel and the end along each axis, (n, 6).
+        """
+        center = (low + high) / 2 @ self._to_scan.T
+        reach = ((high - low) / 2 + 3.2 * self.pose.bend) @ np.abs(self._to_scan).T
         first = np.floor((center - reach - self.frame.origin) / self.frame.spacing).astype(np.int64)
         end = np.ceil((center + reach - self.frame.origin) / self.frame.spacing).astype(np.int64) + 1
         first, end = np.maximum(first, 0), np.minimum(end, self.frame.shape)
-        return None if (first >= end).any() else np.stack([first, end], axis=1).reshape(-1)
+        return np.stack([first, end], axis=-1).reshape(-1, 6), (first < end).all(axis=-1)
 
 
 def replacing(ids: Iterable[int]) -> NDArray[np.bool_]:
@@ -221,34 +240,38 @@ def _blob(  # type: ignore[no-untyped-def] # noqa: ANN202
 
 
 @compiled()
-def _segment(  # type: ignore[no-untyped-def] # noqa: ANN202
-    place, structures, depths, heights, lumps, walls, box,  # noqa: ANN001
-    start, end, start_radius, end_radius, squeeze, wall, lumpy, structure, over, apart,  # noqa: ANN001
+def _segments(  # type: ignore[no-untyped-def] # noqa: ANN202
+    place, structures, depths, heights, lumps, walls, boxes,  # noqa: ANN001
+    ends, radii, squeeze, wall, lumpy, structure, over, apart,  # noqa: ANN001
 ):  # fmt: skip  # pragma: no cover - compiled
-    dx = (end[0] - start[0]) * squeeze[0]
-    dy = (end[1] - start[1]) * squeeze[1]
-    dz = (end[2] - start[2]) * squeeze[2]
-    whole = max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
-    for i in range(box[0], box[1]):
-        for j in range(box[2], box[3]):
-            for k in range(box[4], box[5]):
-                old = structures[i, j, k]
-                if not (over[old] or (apart and old == structure)):
-                    continue
-                x = (place[0, i, j, k] - start[0]) * squeeze[0]
-                y = (place[1, i, j, k] - start[1]) * squeeze[1]
-                z = (place[2, i, j, k] - start[2]) * squeeze[2]
-                t = min(max((x * dx + y * dy + z * dz) / whole, np.float32(0.0)), np.float32(1.0))
-                x -= t * dx
-                y -= t * dy
-                z -= t * dz
-                radius = start_radius + t * (end_radius - start_radius)
-                depth = radius - np.sqrt(x * x + y * y + z * z)
-                if lumpy > 0:
-                    depth += lumpy * lumps[i, j, k]
-                depth = min(depth, walls[i, j, k] - wall)
-                if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
-                    continue
-                structures[i, j, k] = structure
-                depths[i, j, k] = depth
-                heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / max(radius, np.float32(0.1)))))
+    for n in range(boxes.shape[0]):
+        sx, sy, sz = ends[n, 0, 0], ends[n, 0, 1], ends[n, 0, 2]
+        dx, dy, dz = (
+            (ends[n, 1, 0] - sx) * squeeze[0],
+            (ends[n, 1, 1] - sy) * squeeze[1],
+            (ends[n, 1, 2] - sz) * squeeze[2],
+        )
+        whole = max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
+        for i in range(boxes[n, 0], boxes[n, 1]):
+            for j in range(boxes[n, 2], boxes[n, 3]):
+                for k in range(boxes[n, 4], boxes[n, 5]):
+                    old = structures[i, j, k]
+                    if not (over[old] or (apart and old == structure)):
+                        continue
+                    x = (place[0, i, j, k] - sx) * squeeze[0]
+                    y = (place[1, i, j, k] - sy) * squeeze[1]
+                    z = (place[2, i, j, k] - sz) * squeeze[2]
+                    t = min(max((x * dx + y * dy + z * dz) / whole, np.float32(0.0)), np.float32(1.0))
+                    x -= t * dx
+                    y -= t * dy
+                    z -= t * dz
+                    radius = radii[n, 0] + t * (radii[n, 1] - radii[n, 0])
+                    depth = radius - np.sqrt(x * x + y * y + z * z)
+                    if lumpy > 0:
+                        depth += lumpy * lumps[i, j, k]
+                    depth = min(depth, walls[i, j, k] - wall)
+                    if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
+                        continue
+                    structures[i, j, k] = structure
+                    depths[i, j, k] = depth
+                    heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / max(radius, np.float32(0.1)))))

@@ -50,7 +50,9 @@ def draw_great_vessels(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("great vessels")
     wide = float(random.uniform(0.85, 1.25)) * (0.5 + 0.5 * trunk.patient.width)
     room = over(*_ROOM, "heart", "liver", "intervertebral_disc", "pulmonary_artery", "heart_blood")
-    arch = swayed(random, [(-4, 42, 318), (16, 52, 352), (10, 46, 388), (-6, 28, 402), (-20, 8, 396), (-24, -4, 370)], 2)
+    arch = swayed(
+        random, [(-4, 42, 318), (16, 52, 352), (10, 46, 388), (-6, 28, 402), (-20, 8, 396), (-24, -4, 370)], 2
+    )
     down = swayed(random, [(-23, 0, 330), (-20, 2, 290), (-14, 8, 250), (-9, 15, 215), (-6, 23, 180)], 1.5)
     belly = swayed(random, [(-4, 29, 140), (-5, 33, 100), (-2, 36, 58)], 1.5)
     aorta = smooth_line(trunk.put(np.concatenate([arch, down, belly])), 5)
@@ -105,42 +107,37 @@ def draw_lung_vessels(canvas: Canvas, trunk: Trunk) -> None:
     for side, word, lung in ((1, "right", _LUNGS[0]), (-1, "left", _LUNGS[1])):
         hilum = trunk.put((side * 46, -2, 350))
         inside = over(lung)
-        for start, ends, radii in grow_tree(
-            random, hilum, trunk.put((side * 84, -4, 330)), np.array([46.0, 72, 108]), 64, 6.0
-        ):
-            for end, radius in zip(ends, radii, strict=True):
-                canvas.tube(id_of(f"lung_vessel_{word}"), [start, end], (radius, radius * 0.75), over=inside)
-                start = end
+        reach = np.array([46.0, 72, 108])
+        ends, radii = grow_tree(random, hilum, trunk.put((side * 84, -4, 330)), reach, 64, 6.0)
+        canvas.segments(id_of(f"lung_vessel_{word}"), ends, radii, over=inside)
 
 
 def grow_tree(
     random: Generator, root: NDArray[np.float64], middle: NDArray[np.float64], reach: NDArray[np.float64], tips: int, thick: float
-) -> list[tuple[NDArray[np.float64], list[NDArray[np.float64]], list[float]]]:  # fmt: skip
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
     """Grow a tree of branches from ``root`` towards random tips in an ellipsoid; each leaves the nearest branch.
 
     Returns:
-        For each branch its start, the ends of its pieces, and their radii in mm.
+        The ends (n, 2, 3) of its pieces, and their radii (n, 2), in mm.
     """
-    nodes, weights = [root], [0]
-    branches = []
+    nodes, orders = np.empty((tips * 40, 3)), np.zeros(tips * 40)
+    nodes[0], count = root, 1
+    ends, radii = [], []
     for number in range(tips):
         direction = random.standard_normal(3)
         direction /= max(float(np.sqrt((direction**2).sum())), 1e-6)
         tip = middle + direction * reach * float(random.uniform(0.55, 1.0))
-        known = np.array(nodes)
-        cost = np.sqrt(((known - tip) ** 2).sum(axis=1)) + 4.0 * np.array(weights)
-        nearest = int(cost.argmin())
-        start, depth = known[nearest], weights[nearest]
-        pieces = max(2, int(np.sqrt(((tip - start) ** 2).sum()) / 14))
-        away = (tip - start) / pieces
-        ends, radii = [], []
-        at = start
-        for piece in range(pieces):
-            at = at + away + 2.2 * random.standard_normal(3) * (piece + 1 < pieces)
-            ends.append(at)
-            share = 1 - (piece + 0.5) / pieces
-            radii.append(max(0.55, thick * 0.72**depth * (0.25 + 0.75 * share) * (1.0 if number < 6 else 0.7)))
-            nodes.append(at)
-            weights.append(depth + 1)
-        branches.append((start, ends, radii))
-    return branches
+        away = nodes[:count] - tip
+        nearest = int((np.sqrt((away * away).sum(axis=1)) + 4.0 * orders[:count]).argmin())
+        start, order = nodes[nearest].copy(), orders[nearest]
+        pieces = min(39, max(2, int(np.sqrt(((tip - start) ** 2).sum()) / 14)))
+        sway = 2.2 * random.standard_normal((pieces, 3))
+        sway[-1] = 0.0
+        line = start + (tip - start) * (np.arange(1, pieces + 1) / pieces)[:, None] + np.cumsum(sway, axis=0)
+        shares = 1 - (np.arange(pieces) + 0.5) / pieces
+        own = np.maximum(0.55, thick * 0.72**order * (0.25 + 0.75 * shares) * (1.0 if number < 6 else 0.7))
+        ends.append(np.stack([np.concatenate([start[None], line[:-1]]), line], axis=1))
+        radii.append(np.stack([own, 0.78 * own], axis=1))
+        nodes[count : count + pieces], orders[count : count + pieces] = line, order + 1
+        count += pieces
+    return np.concatenate(ends), np.concatenate(radii)

@@ -20,7 +20,9 @@ def draw_muscles(canvas: Canvas, trunk: Trunk) -> None:
         thick = np.interp(np.linspace(0, 1, len(line)), (0, 0.3, 0.6, 1), (8, 17, 20, 11)) * build
         canvas.tube(id_of(f"iliopsoas_{word}"), line, thick, over=over(*_ROOM), lumpy=0.8)
         plate = [(112, 40, 20), (108, 10, 25), (100, 20, -20)]
-        canvas.tube(id_of(f"iliopsoas_{word}"), trunk.put(np.array(plate) * (side, 1, 1)), 11 * build, over=over(*_ROOM))
+        canvas.tube(
+            id_of(f"iliopsoas_{word}"), trunk.put(np.array(plate) * (side, 1, 1)), 11 * build, over=over(*_ROOM)
+        )
         back = [(side * 30, trunk.spine_at(z) - 42, z) for z in range(-20, 420, 40)]
         thick = np.interp(np.arange(len(back)), (0, 2, 5, 10), (16, 22, 19, 13)) * build
         canvas.tube(id_of(f"autochthon_{word}"), back, thick, over=over("muscle"), squeeze=(0.9, 1.0, 1))
@@ -39,7 +41,9 @@ def draw_pelvic_vessels(canvas: Canvas, trunk: Trunk) -> None:
     for side, word in ((1, "right"), (-1, "left")):
         artery = [(-2, 36, 58), (side * 18, 36, 25), (side * 38, 26, -20), (side * 62, 44, -70), (side * 78, 62, -118), (side * 84, 60, -200)]  # fmt: skip
         vein = [(12, 28, 44), (side * 18 + 6, 22, 15), (side * 40, 14, -25), (side * 58, 34, -72), (side * 70, 56, -118), (side * 76, 54, -200)]  # fmt: skip
-        canvas.tube(id_of(f"iliac_vena_{word}"), smooth_line(trunk.put(swayed(random, vein, 1)), 4), 6.8 * wide, over=room)
+        canvas.tube(
+            id_of(f"iliac_vena_{word}"), smooth_line(trunk.put(swayed(random, vein, 1)), 4), 6.8 * wide, over=room
+        )
         canvas.tube(id_of(f"iliac_artery_{word}"), smooth_line(trunk.put(swayed(random, artery, 1)), 4), 5.2 * wide, over=room)  # fmt: skip
 
 
@@ -48,7 +52,9 @@ def draw_rectum(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("rectum")
     line = swayed(random, [(-4, -16, -62), (0, -24, -85), (2, -22, -112), (0, -12, -136), (0, -20, -158)], 1.5)
     way = smooth_line(trunk.put(line), 4)
-    thick = np.interp(np.linspace(0, 1, len(way)), (0, 0.45, 0.8, 1), (13, 18, 14, 10)) * float(random.uniform(0.8, 1.25))
+    thick = np.interp(np.linspace(0, 1, len(way)), (0, 0.45, 0.8, 1), (13, 18, 14, 10)) * float(
+        random.uniform(0.8, 1.25)
+    )
     canvas.tube(id_of("visceral_fat"), way, thick + 9, over=over("muscle"))
     canvas.tube(id_of("rectum"), way, thick, over=over(*_ROOM), lumpy=1.2)
 
@@ -72,5 +78,7 @@ def draw_bladder(canvas: Canvas, trunk: Trunk) -> None:
         at = trunk.put((6 * random.standard_normal(), 6, -88))
         tilt = np.array([0, 20, 26]) * float(random.uniform(0.7, 1.2))
         canvas.tube(id_of("uterus"), [at - tilt * 0.9, at, at + tilt], (13, 17, 24), over=room, lumpy=2)
-        canvas.tube(id_of("uterus"), [floor + (0, -26, -26), at - tilt * 0.8], (11, 13), over=room, squeeze=(0.7, 1.2, 1))
+        canvas.tube(
+            id_of("uterus"), [floor + (0, -26, -26), at - tilt * 0.8], (11, 13), over=room, squeeze=(0.7, 1.2, 1)
+        )
     canvas.blob(id_of("urinary_bladder"), center, radii, over=room, lumpy=2.0)

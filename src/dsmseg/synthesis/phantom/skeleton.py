@@ -81,7 +81,9 @@ def draw_shoulders(canvas: Canvas, trunk: Trunk) -> None:
         canvas.tube(id_of(f"scapula_{word}"), spine_of_blade, 6, over=soft)
         canvas.blob(id_of(f"humerus_{word}"), joint, (24, 24, 24), over=over(*_SOFT, f"scapula_{word}"))
         inner = (side * 20, trunk.wall_at(408, 180, 0.5)[1], 410)
-        clavicle = smooth_line([inner, (side * 70 * wide, 48, 428), (side * 115 * wide, 8, 440), joint + (0, 12, 18)], 4)
+        clavicle = smooth_line(
+            [inner, (side * 70 * wide, 48, 428), (side * 115 * wide, 8, 440), joint + (0, 12, 18)], 4
+        )
         canvas.tube(id_of(f"clavicula_{word}"), clavicle, 6.5, over=soft)
 
 
@@ -96,9 +98,10 @@ def draw_pelvis(canvas: Canvas, trunk: Trunk) -> None:
         hip = id_of(f"hip_{word}")
         socket = np.array([88.0, 10, -112]) * at
         crest = smooth_line([(118, 62, 5), (134, 38, 42), (130, 0, 56), (104, -38, 46), (70, -62, 22), (48, -72, 0)], 9)
-        for point in (crest + (0, back * 0.5, 0)) * at:
-            canvas.tube(hip, [socket + (side * 4, -6, 24), point], (8.0, 4.6), over=soft)
-        canvas.tube(hip, (crest + (0, back * 0.5, 0)) * at, 7.5, over=soft)
+        rim = (crest + (0, back * 0.5, 0)) * at
+        spokes = np.stack([np.broadcast_to(socket + (side * 4, -6, 24), rim.shape), rim], axis=1)
+        canvas.segments(hip, spokes, np.broadcast_to((8.0, 4.6), (len(rim), 2)), over=soft)
+        canvas.tube(hip, rim, 7.5, over=soft)
         canvas.tube(hip, [socket + (0, -8, 24), np.array([62.0, -58, -25]) * at], (13, 10), over=soft)
         canvas.blob(hip, socket, (33, 33, 33), over=soft, lumpy=1.0)
         canvas.tube(hip, [socket + (-side * 6, -14, -12), np.array([62.0, -38, -172]) * at], (15, 14), over=soft)
@@ -126,7 +129,9 @@ def _draw_arch(canvas: Canvas, body: int, y: float, z: float, side: float, pitch
         tip = (sign * (side + 14) * long, y - 16, z + 3)
         canvas.tube(body, [(sign * 15, y - 10, z + 2), tip], (5.5, 3.5), over=soft)
     slant = np.interp(z, (120, 240, 330, 450), (4, 14, 22, 8))
-    canvas.tube(body, [(0, y - 23, low), (0, y - 46 * long, low - slant)], (4.5, 4.0), over=soft, squeeze=(1.2, 1, 0.55))
+    canvas.tube(
+        body, [(0, y - 23, low), (0, y - 46 * long, low - slant)], (4.5, 4.0), over=soft, squeeze=(1.2, 1, 0.55)
+    )
 
 
 def _draw_sacrum(canvas: Canvas, trunk: Trunk) -> None:
@@ -138,5 +143,10 @@ def _draw_sacrum(canvas: Canvas, trunk: Trunk) -> None:
     thick = np.interp(np.arange(len(line)), (0, 4, 8, 12), (18, 15, 9, 5))
     canvas.tube(id_of("sacrum"), line, thick, over=soft, squeeze=(0.62, 1.0, 1.0))
     for sign in (-1, 1):
-        wing = [(sign * 22 * wide, top - 8, -18), (sign * 46 * wide, top - 34, -22), (sign * 32 * wide, top - 46, -55), (sign * 16, top - 48, -85)]
+        wing = [
+            (sign * 22 * wide, top - 8, -18),
+            (sign * 46 * wide, top - 34, -22),
+            (sign * 32 * wide, top - 46, -55),
+            (sign * 16, top - 48, -85),
+        ]
         canvas.tube(id_of("sacrum"), wing, (19, 18, 16, 9), over=soft)

@@ -83,8 +83,9 @@ class Trunk:
             float((1 - outside) * self.tables[9 + n, row] + outside * self.tables[6 + n, row]) for n in range(3)
         )
         sine, cosine = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
-        f = np.sign(sine) * np.abs(sine) ** 0.85 * side, -np.sign(cosine) * np.abs(cosine) ** 0.85 * (
-            back if cosine > 0 else front
+        f = (
+            np.sign(sine) * np.abs(sine) ** 0.85 * side,
+            -np.sign(cosine) * np.abs(cosine) ** 0.85 * (back if cosine > 0 else front),
         )
         return float(f[0]), float(f[1]) + self.spine_at(z)
 

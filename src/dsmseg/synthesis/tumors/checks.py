@@ -66,8 +66,6 @@ def check_room(host: Mask, box: Box | None, kind: StructureClass, spacing: Seque
     smallest = min(one.diameter[2] for one in variants_of(kind))
     volume = math.prod(spacing)
     needed = max(_FEWEST, math.ceil(math.pi / 6 * smallest * smallest * smallest / 4 / volume))
-    if min(box.shape) * 8 > needed:  # large for sure: do not count
-        return box
     count = int(np.count_nonzero(host[box.slices]))
     if count < needed:
         what = f"the host has {count} voxels ({count * volume / 1000:.2g} ml): too few for a {kind.name}"

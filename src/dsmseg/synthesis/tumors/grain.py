@@ -17,6 +17,7 @@ Mask = Bool[NDArray[np.bool_], "x y z"]
 
 _WINDOW_MM = 7.0
 _TAILS = 2.2  # deviations: what lies farther out is an edge, not noise
+_QUIET_PERCENT = 42.0
 _USUAL = 12.0  # HU, where nothing can be measured
 _FEWEST = 60  # voxels to measure on
 
@@ -31,27 +32,32 @@ class Grain:
 
 def residual(image: Image, valid: Mask, spacing: tuple[float, float, float]) -> Image:
     """Give what is left of an image after its local mean over valid voxels; 0 for the others."""
-    size = [max(3, 2 * round(0.5 * _WINDOW_MM / mm) + 1) for mm in spacing]
+    size = _window(spacing)
     share = uniform_filter(valid.astype(np.float32), size, mode="nearest")
     mean = uniform_filter(np.where(valid, image, np.float32(0)), size, mode="nearest")
     return np.where(valid, image - mean / np.maximum(share, np.float32(1e-4)), np.float32(0))
 
 
-def measure(left: Image, valid: Mask) -> Grain:
-    """Measure the noise on a residual."""
-    values = left[valid]
-    if values.size < _FEWEST:
+def measure(left: Image, valid: Mask, spacing: tuple[float, float, float]) -> Grain:
+    """Measure the noise on a residual, in the quieter places: elsewhere there are edges and vessels."""
+    if np.count_nonzero(valid) < _FEWEST:
         return Grain(_USUAL, (0.4, 0.4, 0.2))
-    deviation = max(1.05 * 1.4826 * float(np.median(np.abs(values))), 0.5)
-    quiet = valid & (np.abs(left) < 3.0 * deviation)
+    power = uniform_filter(left * left, _window(spacing), mode="nearest")
+    level = max(float(np.percentile(power[valid], _QUIET_PERCENT)), 0.1)
+    deviation = 1.12 * math.sqrt(level)  # the local mean took a part of the noise away
+    quiet = valid & (power < np.float32(2.0 * level))
     correlation = []
     for axis in range(3):
         a, b = np.moveaxis(left, axis, 0)[:-1], np.moveaxis(left, axis, 0)[1:]
         both = np.moveaxis(quiet, axis, 0)[:-1] & np.moveaxis(quiet, axis, 0)[1:]
         first, second = a[both].astype(np.float64), b[both].astype(np.float64)
-        power = float((first * first).sum() + (second * second).sum()) / 2
-        correlation.append(float((first * second).sum()) / power if power > 0 else 0.0)
+        energy = float((first * first).sum() + (second * second).sum()) / 2
+        correlation.append(float((first * second).sum()) / energy if energy > 0 else 0.0)
     return Grain(deviation, (correlation[0], correlation[1], correlation[2]))
+
+
+def _window(spacing: tuple[float, float, float]) -> list[int]:
+    return [max(5, 2 * round(0.5 * _WINDOW_MM / mm) + 1) for mm in spacing]
 
 
 def more(grain: Grain, box: Box, random: Generator) -> Image:

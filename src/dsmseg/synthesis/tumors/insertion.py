@@ -132,7 +132,7 @@ def _touch(one: Lesion, other: Lesion) -> bool:
 
 
 def _push(lesion: Lesion) -> Push:
-    return push_around(lesion.box, lesion.center, lesion.surface, lesion.shift, 0.8 * lesion.size)
+    return push_around(lesion.box, lesion.center, lesion.distance, lesion.shift, 0.8 * lesion.size)
 
 
 def _row(lesion: Lesion, image: Image, variant: Variant, look: Look) -> dict[str, Any]:

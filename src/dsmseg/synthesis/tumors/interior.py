@@ -53,7 +53,7 @@ def fill(
         return smooth_noise(box.shape, box.spacing, box.origin, max(scale, finest), seed_of(random)).astype(np.float64)
 
     coarse = noise(max(0.45 * radius, 2.5))
-    values = look.hu + variant.texture * (0.75 * coarse + 0.55 * noise(2.0))
+    values = look.hu + variant.texture * (0.85 * coarse + 0.35 * noise(2.0))
     if "ground_glass" in features:
         solid = _step(depths - uniform(random, 0.4, 1.1) * radius + 0.3 * radius * coarse, 2.0)
         haze = uniform(random, -650.0, -420.0) + 60.0 * coarse

@@ -20,7 +20,8 @@ Mask = Bool[NDArray[np.bool_], "x y z"]
 Field = Float64[NDArray[np.float64], "x y z"]
 
 _PUSH_LIMIT = 4.0  # mm that surroundings are shifted, at most
-_SPICULE = 9.0  # mm beyond the surface
+_SPICULE = 11.0  # mm beyond the surface
+_CUT_SHARE = 0.1  # of a mass that would reach out of its host
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +126,14 @@ def _finish(
     mask = surface <= 0.0 if border is None else (surface <= 0.0) & (border < 0.0)
     if not mask.any():
         return None
-    pieces, count = label(mask)
+    pieces, count = label(mask, np.ones((3, 3, 3)))
     if count > 1:
         nearest = np.unravel_index(int(np.where(mask, box.radii(center), np.inf).argmin()), box.shape)
         mask = pieces == pieces[nearest]
         surface = np.where((pieces > 0) & ~mask, np.float64(max(box.spacing)), surface)
+    cut = int(np.count_nonzero((surface <= 0.0) & ~mask))
+    if cut > _CUT_SHARE * np.count_nonzero(mask):  # it lies open at the host's surface: nothing there to push
+        shift = 0.0
     return Lesion(box, center, site, surface, border, mask, size, shift)
 
 

@@ -48,7 +48,7 @@ def paint(
         values += _noise(canvas, lesion, random)
     share = opacity(lesion, variant.margin).astype(np.float32)
     painted = np.where(share > 0, under + share * (values - under), under)
-    if canvas.solid and lesion.border is not None:
+    if canvas.solid and lesion.border is not None and lesion.shift == 0:
         painted = np.where(
             lesion.border > 0, _beyond(canvas.level, lesion, lesion.border, under, values, variant.margin), painted
         )
@@ -95,7 +95,7 @@ def _noise(canvas: Canvas, lesion: Lesion, random: Generator) -> Image:
     valid = canvas.host[box.slices] | lesion.mask
     left = grain.residual(canvas.image[box.slices], valid, box.spacing)
     deep = valid if lesion.border is None else valid & (lesion.border < -max(box.spacing))
-    found = grain.measure(left, deep if np.count_nonzero(deep) > 100 else valid)
+    found = grain.measure(left, deep if np.count_nonzero(deep) > 100 else valid, box.spacing)
     if found.deviation > _UNEVEN * tissue.deviation:  # cortex and pyramids, vessels, edges: no noise
         return made
     return grain.keep(left, made * np.float32(found.deviation / tissue.deviation), found)
@@ -110,4 +110,4 @@ def _tissue_grain(canvas: Canvas, lesion: Lesion) -> grain.Grain:
     slab = canvas.before[sides[0], sides[1], sides[2]]
     soft = (slab > _SOFT[0]) & (slab < _SOFT[1])
     inner = uniform_filter(soft.astype(np.float32), (5, 5, 1), mode="constant") > 0.99
-    return grain.measure(grain.residual(slab, soft, lesion.box.spacing), inner)
+    return grain.measure(grain.residual(slab, soft, lesion.box.spacing), inner, lesion.box.spacing)

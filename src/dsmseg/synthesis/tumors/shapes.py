@@ -125,9 +125,9 @@ def _spicules(radius: float, random: Generator) -> Float64[NDArray[np.float64], 
     """
     rows = []
     for _ in range(int(random.integers(18, 44))):
-        width = min(uniform(random, 0.08, 0.2) * radius, 2.2)
+        width = min(uniform(random, 0.1, 0.24) * radius, 2.4)
         root = 0.6 * radius
-        tip = radius + min(uniform(random, 0.1, 0.9) * radius, 9.0)
+        tip = radius + min(uniform(random, 0.15, 1.0) * radius, 11.0)
         rows.append([*direction(random), tip, width, root])
     return np.array(rows)
 
