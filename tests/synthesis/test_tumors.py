@@ -7,7 +7,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dsmseg.errors import InputError
+from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.tumors import insert_tumor
+from dsmseg.synthesis.tumors.grid import Box
+from dsmseg.synthesis.tumors.interior import Look, fill
 from dsmseg.synthesis.tumors.kinds import variants_of
 from dsmseg.taxonomy import TUMORS, find
 
@@ -115,22 +118,16 @@ def test_a_cyst_is_near_water():
         assert -8 < np.median(tumor.image[core]) < 32
 
 
-def test_a_ring_is_brighter_than_the_core():
-    image, host = scan(noise=2.0, spacing=(1.5, 1.5, 1.5), size=126)
-    seen = 0
-    for seed in range(60):
-        tumor = insert_tumor(image, host, (1.5, 1.5, 1.5), "Liver Tumor", seed, phase="venous", diameter_mm=36)
-        lesion = tumor.record["lesions"][0]
-        if len(tumor.record["lesions"]) > 1 or not {"ring", "necrosis"} <= set(lesion["features"]):
-            continue
-        inside = gaussian_filter(tumor.mask.astype(np.float32), 1.5)
-        rim = tumor.image[tumor.mask & (inside < 0.75)].mean()
-        core = tumor.image[inside > 0.999].mean()
-        assert rim > core + 10
-        seen += 1
-        if seen == 2:
-            return
-    pytest.fail("no ring was drawn")
+@pytest.mark.parametrize(("features", "least"), [({"ring"}, 8), ({"necrosis"}, 15), ({"ring", "necrosis"}, 25)])
+def test_a_ring_is_brighter_than_the_inside_and_necrosis_darker(features, least):
+    box = Box((0, 0, 0), (40, 40, 40), (1.0, 1.0, 1.0))
+    depths = 16.0 - box.radii(np.array([20.0, 20.0, 20.0]))
+    variant = variants_of(find("Liver Tumor"))[0]
+    for seed in range(5):
+        look = Look(70.0, True, frozenset(features))
+        values = fill(box, depths, variant, look, look.features, generator(seed))
+        rim, core = values[(depths > 0) & (depths < 1.5)].mean(), values[depths > 13].mean()
+        assert rim > core + least
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.8])

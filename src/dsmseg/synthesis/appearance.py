@@ -44,9 +44,10 @@ def draw_look(random: Generator, phase: str | None = None) -> Look:
     anatomy = phantom_anatomy()
     table = np.zeros((256, _ROWS), np.float32)
     table[0, 0] = AIR
+    drank = bool(random.random() < 0.25)  # positive oral contrast
     for tissue, members in _members().items():
         chosen = int(random.integers(3)) if phase == "mixed" else PHASES.index(phase)
-        table[members] = _row(tissue, anatomy.structures[members[0]], chosen, random)
+        table[members] = _row(tissue, anatomy.structures[members[0]], chosen, drank, random)
     return Look(phase, table, (seed_of(random), seed_of(random), seed_of(random), seed_of(random)))
 
 
@@ -83,7 +84,7 @@ def _members() -> dict[Tissue, list[int]]:
     return members
 
 
-def _row(tissue: Tissue, name: str, phase: int, random: Generator) -> list[float]:
+def _row(tissue: Tissue, name: str, phase: int, drank: bool, random: Generator) -> list[float]:
     """Draw kind, mean, texture, wall (mm, HU), inside, four shares of contents and their HU."""
     mean = random.uniform(*tissue.ranges[phase])
     texture = tissue.texture * random.uniform(0.6, 1.3)
@@ -91,7 +92,7 @@ def _row(tissue: Tissue, name: str, phase: int, random: Generator) -> list[float
     kind: Callable[[int], None] = lambda number: row.__setitem__(-1, float(number))  # noqa: E731
     if tissue.contents:
         kind(_HOLLOW)
-        shares = np.array(tissue.contents) * random.uniform(0.1, 2.0, 4)
+        shares = np.array(tissue.contents) * random.uniform(0.1, 2.0, 4) * (1, 1, 1, 2.0 if drank else 0.0)
         row[2] = random.uniform(2.0, 3.6)
         row[5:9] = list(np.cumsum(shares / max(1.0, float(shares.sum()))))
         row[9:13] = [-970.0, random.uniform(-5, 35), random.uniform(-120, 70), random.uniform(120, 500)]

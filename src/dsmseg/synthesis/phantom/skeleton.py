@@ -96,7 +96,7 @@ def draw_pelvis(canvas: Canvas, trunk: Trunk) -> None:
     for side, word in ((1, "right"), (-1, "left")):
         at = np.array([side * wide, 1.0, 1.0])
         hip = id_of(f"hip_{word}")
-        socket = np.array([88.0, 10, -112]) * at
+        socket = np.array([88.0, 3, -112]) * at
         crest = smooth_line([(118, 62, 5), (134, 38, 42), (130, 0, 56), (104, -38, 46), (70, -62, 22), (48, -72, 0)], 9)
         rim = (crest + (0, back * 0.5, 0)) * at
         spokes = np.stack([np.broadcast_to(socket + (side * 4, -6, 24), rim.shape), rim], axis=1)

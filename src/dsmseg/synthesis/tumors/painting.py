@@ -21,6 +21,7 @@ _SOFT = (-20.0, 140.0)  # HU of tissue on which noise is measured where the host
 _REACH = 90  # voxels from a lesion, within its slices, where that is done
 _UNEVEN = 1.5  # times the noise on tissue: a host that varies more is not smooth by itself
 _BORDER_BLUR = 0.8  # mm
+_GAS = -200.0  # HU that only gas stays below
 _HAZE_KEEPS = 0.55  # of the lung's structures seen through ground glass
 
 
@@ -52,7 +53,16 @@ def paint(
         painted = np.where(
             lesion.border > 0, _beyond(canvas.level, lesion, lesion.border, under, values, variant.margin), painted
         )
+    if variant.shape == "wall" and lesion.border is not None:
+        painted = np.where(lesion.border > 0, _against_wall(lesion, lesion.border, under, values, painted), painted)
     canvas.image[box.slices] = painted
+
+
+def _against_wall(lesion: Lesion, border: Field, under: Image, values: Image, painted: Image) -> Image:
+    """Give what voxels just outside a hollow host hold: gas that a mask leaves before the wall is lesion too."""
+    share = np.clip(2.5 - border / min(lesion.box.spacing), 0.0, 1.0) * _coverage(lesion.surface, _BORDER_BLUR)
+    filled = under + share.astype(np.float32) * (values - under)
+    return np.where((under < _GAS) & (share > 0), filled, painted)
 
 
 def _beyond(level: float, lesion: Lesion, border: Field, under: Image, values: Image, margin: float) -> Image:
