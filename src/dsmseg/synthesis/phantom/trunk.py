@@ -11,10 +11,11 @@ from dsmseg.synthesis.phantom.structures import id_of, over
 # mm at levels (z) above the sacrum's upper end, in an adult of 172 cm; depths are measured from the middle of the spine.
 _LEVELS = (-260, -220, -150, -110, -60, 0, 60, 120, 180, 240, 300, 360, 405, 440, 480, 520)
 _MUSCLE_SIDE = (150, 156, 160, 160, 150, 138, 128, 128, 136, 143, 150, 160, 176, 165, 66, 60)
-_MUSCLE_FRONT = (78, 90, 118, 130, 120, 94, 92, 96, 106, 114, 117, 108, 92, 72, 52, 48)
+_MUSCLE_FRONT = (78, 90, 118, 130, 126, 112, 112, 116, 126, 132, 132, 121, 100, 75, 52, 48)
 _MUSCLE_BACK = (54, 50, 40, 42, 54, 68, 70, 68, 70, 76, 83, 88, 84, 72, 55, 52)
 _CAVITY_SIDE = (1, 1, 36, 62, 74, 104, 113, 116, 123, 129, 130, 119, 92, 64, 26, 20)
-_CAVITY_FRONT = (1, 1, 84, 116, 110, 82, 80, 84, 94, 99, 98, 88, 70, 52, 34, 26)
+_CAVITY_FRONT = (1, 1, 84, 116, 115, 100, 100, 104, 114, 117, 113, 101, 78, 55, 34, 26)
+_PLACED_FRONT = (1, 1, 84, 116, 110, 82, 80, 84, 94, 99, 98, 88, 70, 52, 34, 26)  # for which the places of organs are given
 _CAVITY_BACK = (1, 1, 24, 34, 40, 18, 27, 38, 46, 54, 60, 58, 48, 34, 8, 2)
 _FAT_SIDE = (1.1, 1.2, 1.2, 1.1, 1.1, 1.1, 1.0, 0.9, 0.75, 0.6, 0.5, 0.45, 0.4, 0.4, 0.3, 0.3)
 _FAT_FRONT = (0.8, 0.8, 0.9, 1.1, 1.3, 1.2, 1.1, 1.0, 0.8, 0.6, 0.4, 0.4, 0.35, 0.3, 0.3, 0.3)
@@ -40,7 +41,7 @@ class Trunk:
         wave = 1 + 0.03 * random.standard_normal((3, 5))
         vary = [np.interp(self.z, np.linspace(-260, 520, 5), row) for row in wave]
         self.spine = self._spine()
-        usual = [self._along(row) for row in (_CAVITY_SIDE, _CAVITY_FRONT, _CAVITY_BACK, _SPINE)]
+        usual = [self._along(row) for row in (_CAVITY_SIDE, _PLACED_FRONT, _CAVITY_BACK, _SPINE)]
         muscle = [self._along(row) for row in (_MUSCLE_SIDE, _MUSCLE_FRONT, _MUSCLE_BACK)]
         cavity = [self._along(row) for row in (_CAVITY_SIDE, _CAVITY_FRONT, _CAVITY_BACK)]
         layers = [self._along(row) * fat for row in (_FAT_SIDE, _FAT_FRONT, _FAT_BACK)]
