@@ -16,7 +16,7 @@ from dsmseg.synthesis.phantom.patient import draw_patient, draw_pose
 from dsmseg.taxonomy import ORGANS, find
 
 # ml, adults, about the 2nd to 98th percentile. Sources: Molina & DiMaio 2012 (autopsies: liver, spleen, kidneys);
-# Geraghty 2004 (CT: liver, spleen, kidneys, pancreas, gallbladder); Hsu 2014 and TLC at CT (lungs, supine, breath held);
+# Geraghty 2004 (CT: liver, spleen, kidneys, pancreas, gallbladder); Hsu 2014 and TLC at CT (lungs);
 # Schneider 2014 (adrenals); Collard 2021 (prostate); others: from their usual diameters and lengths.
 RANGES = {
     "Spleen": (70, 420), "Right Kidney": (90, 260), "Left Kidney": (90, 270), "Gall Bladder": (8, 70),
@@ -73,7 +73,9 @@ def _measure(seed: int, spacing: float, volumes: dict[str, list[float]]) -> dict
         count = int(mask.sum())
         if count:
             volumes[organ.name].append(count * spacing**3 / 1000)
-            middles[organ.name] = np.array([np.average(np.arange(n), weights=mask.sum(axis=tuple({0, 1, 2} - {a}))) for a, n in enumerate(shape)])  # fmt: skip  # noqa: E501
+            middles[organ.name] = np.array(
+                [np.average(np.arange(n), weights=mask.sum(axis=tuple({0, 1, 2} - {a}))) for a, n in enumerate(shape)]
+            )
     return middles
 
 

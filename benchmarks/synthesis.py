@@ -1,4 +1,4 @@
-"""How fast synthetic samples come, on one core; JSON lines: patches of 64 and 96 voxels, whole bodies, and where time goes.
+"""How fast synthetic samples come, on one core; JSON lines: patches, whole bodies, and where time goes.
 
 A patch is a new patient each time, from chance to labels and HU, as a data loader's worker makes it. The last lines
 give a clinical scan with a tumor grown in it: seconds and peak memory.

@@ -1,4 +1,4 @@
-"""The command line: verbs only; those of `dsmseg weights`, `dsmseg datasets` and `dsmseg synth` have files of their own.
+"""The command line: verbs only; `dsmseg weights`, `dsmseg datasets` and `dsmseg synth` have files of their own.
 
 Each verb imports its room when it runs, so that help answers at once.
 """

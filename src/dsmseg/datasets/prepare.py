@@ -68,7 +68,7 @@ def prepare(
     """
     require_blosc2()
     store = Store.create(folder, settings)
-    with _alone(folder):
+    with alone(folder):
         _remove_remains(folder)
         jobs, kept, left_out = _jobs(found, store, frozenset(accept), progress)
         written: dict[str, list[str]] = {one.description.name: [] for one in found}
@@ -152,7 +152,7 @@ def _remove_remains(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Keep a second `prepare` out. The lock ends with the process, however that ends."""
     try:
         lock = (folder / _LOCK).open("w")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
 from dsmseg.files import replacing
-from dsmseg.report.demo import Progress
+from dsmseg.inference import Progress
 from dsmseg.synthesis.cases import Case, CasePlan, make_case, organ_mask
 from dsmseg.synthesis.scanner import ARTIFACTS
 from dsmseg.synthesis.tumors import insert_tumor
@@ -20,6 +20,8 @@ from dsmseg.volume import read_scan
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_Slice = tuple[NDArray[Any], Sequence[float], tuple[float, float], str]
 
 _SOFT, _LUNG = (-160.0, 240.0), (-1100.0, 300.0)
 _REAL = (("abdomen_3mm/ct.nii.gz", (0.45, 0.68, 0.8)), ("chest_lidc0001/ct.nii.gz", (0.08, 0.35, 0.62)))
@@ -53,17 +55,17 @@ def draw_gallery(
 def _bodies(seed: int, data: Path | None) -> "Figure":
     """Draw slices of synthetic bodies, of several habitus and phases, and below them of real scans."""
     cases = [make_case(CasePlan(seed=seed + n, coverage="torso", spacing=(1.2, 1.2, 3.0))) for n in range(4)]
-    rows: list[list[tuple[NDArray[Any], Sequence[float], tuple[float, float], str]]] = []
+    rows: list[list[_Slice]] = []
     for case in cases:
         who = case.record["patient"]
         title = f"synthetic, {who['sex']}, {case.record['phase']}"
-        row = []
+        row: list[_Slice] = []
         for level in (-112, 30, 150, 225, 330):
             k = round((level * who["height"] - case.affine[2, 3]) / 3.0)
             row.append((case.image[:, :, k], (1.2, 1.2), _LUNG if level > 300 else _SOFT, title))
         rows.append(row)
-    for name, shares in () if data is None else _REAL:
-        volume = read_scan(data / name)
+    for name, shares in _REAL if data is not None else ():
+        volume = read_scan(Path(data or ".") / name)
         row = []
         for share in shares:
             k = int(share * volume.array.shape[2])
@@ -153,8 +155,14 @@ def _grid(rows: int, columns: int) -> tuple["Figure", NDArray[Any]]:
 
 
 def _show(
-    axis: "Axes", image: NDArray[Any], spacing: Sequence[float], window: tuple[float, float], title: str, *, flip: bool = True
-) -> None:  # fmt: skip
+    axis: "Axes",
+    image: NDArray[Any],
+    spacing: Sequence[float],
+    window: tuple[float, float],
+    title: str,
+    *,
+    flip: bool = True,
+) -> None:
     """Show a slice as radiologists see it: the patient's right on the left."""
     shown = image.T[:, ::-1] if flip else image.T
     axis.imshow(shown, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", aspect=spacing[1] / spacing[0])
@@ -163,4 +171,4 @@ def _show(
 
 def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=80, format="png")

@@ -22,8 +22,9 @@ class Tissue:
     """HU of one tissue.
 
     ranges: lowest and highest mean HU, by phase. texture: standard deviation within the structure, HU.
-    shell: HU of a bone's cortex. core: by phase, HU that the inside differs by (renal medulla). vessels: HU that vessels inside
-    differ by. contents: how much of a hollow organ is gas, fluid, solids, positive contrast; the rest is wall.
+    shell: HU of a bone's cortex. core: by phase, HU that the inside differs by (renal medulla).
+    vessels: HU that vessels inside differ by. contents: how much of a hollow organ is gas, fluid, solids, positive
+    contrast; the rest is wall.
     """
 
     ranges: tuple[Range, Range, Range]
@@ -91,7 +92,7 @@ def _match(name: str, patterns: list[list[str]], tissues: list[Tissue]) -> Tissu
 
 
 def _tissue(entry: dict[str, Any]) -> Tissue:
-    optional = {key: tuple(entry[key]) for key in ("shell", "vessels", "contents") if key in entry}
+    optional: dict[str, Any] = {key: tuple(entry[key]) for key in ("shell", "vessels", "contents") if key in entry}
     if "core" in entry:
         optional["core"] = tuple(tuple(one) for one in entry["core"])
     native, arterial, venous = (tuple(entry[phase]) for phase in PHASES)

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int8, UInt8
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis import kernels
 from dsmseg.synthesis.anatomy import PHASES, Tissue, phantom_anatomy
 from dsmseg.synthesis.noise import seed_of, smooth_noise
 from dsmseg.synthesis.phantom.canvas import Frame
@@ -36,8 +36,8 @@ def draw_look(random: Generator, phase: str | None = None) -> Look:
 
     Args:
         random: the stream of chance.
-        phase: native, arterial or venous; "mixed" ignores phases; None draws one of the three, or mixed one time in six,
-            so that no network learns to expect them.
+        phase: native, arterial or venous; "mixed" ignores phases; None draws one of the three, or mixed one time in
+            six, so that no network learns to expect them.
     """
     if phase is None:
         phase = PHASES[int(random.integers(3))] if random.random() > 1 / 6 else "mixed"
@@ -72,7 +72,8 @@ def paint(
     coarse = smooth_noise(shape, spacing, origin, 13.0, look.seeds[1])
     ridge = smooth_noise(shape, spacing, origin, 17.0, look.seeds[2])
     filling = smooth_noise(shape, spacing, origin, (34.0, 70.0, 34.0), look.seeds[3])
-    return _paint(structures, depth, height, fine, coarse, ridge, filling, look.table)
+    image: NDArray[np.float32] = kernels.paint(structures, depth, height, fine, coarse, ridge, filling, look.table)
+    return image
 
 
 @cache
@@ -116,56 +117,3 @@ def _row(tissue: Tissue, name: str, phase: int, drank: bool, random: Generator) 
         kind(_MUSCLE)
         row[2:4] = [random.uniform(0.9, 2.4), random.uniform(40, 120)]
     return row
-
-
-@compiled()
-def _paint(structures, depth, height, fine, coarse, ridge, filling, table):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, E501  # pragma: no cover
-    out = np.empty(structures.shape, np.float32)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                row = table[structures[i, j, k]]
-                f, c, d = fine[i, j, k], coarse[i, j, k], depth[i, j, k]
-                grain = row[1] * (np.float32(0.75) * f + np.float32(0.65) * c)
-                value = row[0] + grain
-                kind = int(row[13])
-                if kind == 1:  # hollow
-                    if d >= row[2]:
-                        u = np.float32(0.012) * height[i, j, k] + np.float32(0.75) * filling[i, j, k]
-                        rank = np.float32(0.52) - np.float32(0.34) * u  # about 0 to 1, from the top down
-                        if rank < row[5] and row[5] > np.float32(0.03):
-                            value = row[9] + np.float32(12.0) * f
-                        elif rank < row[6]:
-                            value = row[10] + np.float32(6.0) * f
-                        elif rank < row[7]:
-                            value = row[11] + np.float32(55.0) * f + np.float32(30.0) * c
-                            if f > np.float32(1.2):
-                                value -= np.float32(300.0)  # gas in stool
-                        elif rank < row[8]:
-                            value = row[12] + np.float32(25.0) * f
-                        else:
-                            value = row[0] + np.float32(0.6) * grain
-                elif kind == 2:  # bone: cortex around spongy bone
-                    if d < row[2]:
-                        value = row[3] + np.float32(60.0) * f
-                elif kind == 3:  # kidney: cortex around medulla
-                    deep = d + np.float32(3.0) * ridge[i, j, k]
-                    if deep > row[2]:
-                        value += row[3] - row[0]
-                elif kind == 4:  # lung: denser where it lies lower
-                    value = row[0] + grain - row[4] * np.float32(0.01) * height[i, j, k]
-                    if abs(ridge[i, j, k] + np.float32(0.3) * f) < row[2] and d > np.float32(4.0):
-                        value = row[3]
-                elif kind == 5:  # vessels inside
-                    if abs(ridge[i, j, k]) < row[2]:
-                        value += row[3]
-                elif kind == 6:  # strands in fat
-                    strand = f + np.float32(0.8) * c
-                    if strand > row[2]:
-                        value += row[3] * min(strand - row[2], np.float32(1.0))
-                elif kind == 7:  # fat in muscle
-                    streak = np.float32(0.7) * f - np.float32(0.9) * c
-                    if streak > row[2]:
-                        value -= row[3] * min(streak - row[2], np.float32(1.0))
-                out[i, j, k] = value
-    return out

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int16, UInt8
 from numpy.typing import NDArray
 
 from dsmseg.datasets.description import Part
-from dsmseg.datasets.prepare import _alone as alone
+from dsmseg.datasets.prepare import alone
 from dsmseg.datasets.splits import as_csv
 from dsmseg.datasets.verify import Progress
 from dsmseg.datasets.workers import Task, run_all

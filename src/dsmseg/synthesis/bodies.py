@@ -166,7 +166,8 @@ def _height(structures: NDArray[np.uint8]) -> NDArray[np.int8]:
     ends = np.ones(structures.shape, np.bool_)
     ends[:, :-1] = starts[:, 1:]
     last = np.minimum.accumulate(np.where(ends, rows, structures.shape[1])[:, ::-1], axis=1)[:, ::-1]
-    return (200.0 * (rows - first + 0.5) / (last - first + 1) - 100.0).astype(np.int8)
+    height: NDArray[np.int8] = (200.0 * (rows - first + 0.5) / (last - first + 1) - 100.0).astype(np.int8)
+    return height
 
 
 def _surround(

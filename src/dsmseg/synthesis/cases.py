@@ -17,7 +17,7 @@ from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
 from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
-from dsmseg.synthesis.scanner import ARTIFACTS, Scanner, draw_scanner, scan
+from dsmseg.synthesis.scanner import ARTIFACTS, draw_scanner, scan
 from dsmseg.synthesis.tumors import insert_tumor
 from dsmseg.taxonomy import by_id, find
 
@@ -118,7 +118,9 @@ def make_case(plan: CasePlan) -> Case:
     hu = np.empty(frame.shape, np.int16)
     for part, box, margin in _slabs(frame, reach=5):
         scanned = scan(image[:, :, box], part, scanner, (0, 0, box.start))
-        hu[:, :, box.start + margin[0] : box.stop - margin[1]] = _rounded(scanned[:, :, margin[0] : scanned.shape[2] - margin[1]])  # fmt: skip  # noqa: E501
+        hu[:, :, box.start + margin[0] : box.stop - margin[1]] = _rounded(
+            scanned[:, :, margin[0] : scanned.shape[2] - margin[1]]
+        )
     record = {
         "seed": plan.seed,
         "coverage": plan.coverage,
@@ -197,9 +199,14 @@ def _put_table(canvas: Canvas, frame: Frame, back: float, plank: tuple[float, fl
 
 
 def _grow(
-    image: NDArray[np.float32], structures: NDArray[np.uint8], plan: CasePlan, name: str, number: int, phase: str,
+    image: NDArray[np.float32],
+    structures: NDArray[np.uint8],
+    plan: CasePlan,
+    name: str,
+    number: int,
+    phase: str,
     tumors: dict[int, NDArray[np.bool_]],
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:  # fmt: skip
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
     kind = find(name)
     host, where = _host(structures, kind.hosts, plan, number, tumors)
     if host is None:
@@ -222,8 +229,12 @@ def _grow(
 
 
 def _host(
-    structures: NDArray[np.uint8], hosts: Sequence[str], plan: CasePlan, number: int, tumors: dict[int, NDArray[np.bool_]]
-) -> tuple[NDArray[np.bool_] | None, str]:  # fmt: skip
+    structures: NDArray[np.uint8],
+    hosts: Sequence[str],
+    plan: CasePlan,
+    number: int,
+    tumors: dict[int, NDArray[np.bool_]],
+) -> tuple[NDArray[np.bool_] | None, str]:
     """Choose one of the hosts that the scan shows; what other tumors hold already is not free."""
     found = []
     for name in hosts:

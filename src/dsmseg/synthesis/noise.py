@@ -9,12 +9,11 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt64
-from numba import njit
+from jaxtyping import Float, Float32
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis import kernels
 
 Vector = Sequence[float] | Float[NDArray[np.floating], "3"]
 
@@ -59,10 +58,11 @@ def smooth_noise(
         counts.append(int(cells[-1]) + 2 + _NODES_PAD - low)
         first.append(low)
         weights.append((cells.astype(np.int64) - _NODES_PAD - low, _spline(places - cells)))
-    field = _nodes(np.array(first, np.int64), counts[0], counts[1], counts[2], np.uint64(seed))
+    field = kernels.nodes(np.array(first, np.int64), counts[0], counts[1], counts[2], np.uint64(seed))
     for index, weight in weights:  # the longest loops last, on the axis that is contiguous
-        field = _upsample(np.ascontiguousarray(field.transpose(1, 2, 0)), index, weight)
-    return field
+        field = kernels.upsample(np.ascontiguousarray(field.transpose(1, 2, 0)), index, weight)
+    result: NDArray[np.float32] = field
+    return result
 
 
 def white_noise(shape: Sequence[int], first: Sequence[int], seed: int) -> Float32[NDArray[np.float32], "x y z"]:
@@ -73,7 +73,8 @@ def white_noise(shape: Sequence[int], first: Sequence[int], seed: int) -> Float3
         first: place of its first voxel in the whole; a voxel's value depends on its place there and on ``seed``.
         seed: of the field.
     """
-    return _nodes(np.array(first, np.int64), shape[0], shape[1], shape[2], np.uint64(seed))
+    noise: NDArray[np.float32] = kernels.nodes(np.array(first, np.int64), shape[0], shape[1], shape[2], np.uint64(seed))
+    return noise
 
 
 def _spline(fraction: Float[NDArray[np.float64], "voxel"]) -> Float32[NDArray[np.float32], "voxel 4"]:
@@ -83,47 +84,3 @@ def _spline(fraction: Float[NDArray[np.float64], "voxel"]) -> Float32[NDArray[np
         [u * u * u / 6, (4 - 6 * t * t + 3 * t * t * t) / 6, (4 - 6 * u * u + 3 * u * u * u) / 6, t * t * t / 6], axis=1
     )
     return weights.astype(np.float32) / _SPLINE_DEVIATION
-
-
-@njit(inline="always")
-def _mix(value: UInt64) -> UInt64:  # pragma: no cover - compiled
-    """Scramble 64 bits (the finalizer of SplitMix64)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(inline="always")
-def _normal(bits: UInt64) -> float:  # pragma: no cover - compiled
-    """Add four 16-bit numbers: mean 0, deviation 1, tails end at 3.5."""
-    low = np.uint64(0xFFFF)
-    total = (bits & low) + ((bits >> np.uint64(16)) & low) + ((bits >> np.uint64(32)) & low) + (bits >> np.uint64(48))
-    return (np.float32(np.int64(total)) - np.float32(131070.0)) * np.float32(2.6429e-5)
-
-
-@compiled()
-def _nodes(first, nx, ny, nz, seed):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202  # pragma: no cover
-    out = np.empty((nx, ny, nz), np.float32)
-    for i in range(nx):
-        row = _mix(seed + np.uint64(first[0] + i) * np.uint64(0x9E3779B97F4A7C15))
-        for j in range(ny):
-            column = _mix(row + np.uint64(first[1] + j) * np.uint64(0xD1B54A32D192ED03))
-            for k in range(nz):
-                out[i, j, k] = _normal(_mix(column + np.uint64(first[2] + k) * np.uint64(0x8CB92BA72F3D8DD7)))
-    return out
-
-
-@compiled()
-def _upsample(field, index, weight):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202  # pragma: no cover
-    rows, columns, _ = field.shape
-    count = index.shape[0]
-    out = np.empty((rows, columns, count), np.float32)
-    for i in range(rows):
-        for j in range(columns):
-            line = field[i, j]
-            for k in range(count):
-                n = index[k]
-                out[i, j, k] = (
-                    (line[n] * weight[k, 0] + line[n + 1] * weight[k, 1]) + line[n + 2] * weight[k, 2]
-                ) + line[n + 3] * weight[k, 3]
-    return out

@@ -61,7 +61,6 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(random)), random)
     canvas = draw_body(patient, frame, pose)
     structures, depth, height = canvas.structures, canvas.depth, canvas.height
-    slices = slice(None)
     if random.random() < plan.truncation:
         count = plan.size[2]
         thick = int(random.uniform(count / 8, count * 2 / 3))

@@ -58,7 +58,7 @@ def add_tumor(
         What is in ``record.json``.
 
     Raises:
-        InputError: a file cannot be read, the mask does not lie on the scan's grid or is ambiguous, the kind is unknown.
+        InputError: a file cannot be read, the mask does not lie on the scan's grid or is ambiguous.
         OutputError: the folder cannot be written.
     """
     refuse_existing(output, overwrite)

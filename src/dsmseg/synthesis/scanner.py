@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis import kernels
 from dsmseg.synthesis.noise import generator, seed_of, smooth_noise, white_noise
 from dsmseg.synthesis.phantom.canvas import Frame
 
@@ -78,7 +78,7 @@ def blur(image: _Image, sigmas: tuple[float, float, float]) -> _Image:
             continue
         reach = max(1, int(np.ceil(2.6 * sigma)))
         weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-        image = _convolve(np.ascontiguousarray(image), (weights / weights.sum()).astype(np.float32), axis)
+        image = kernels.convolve(np.ascontiguousarray(image), (weights / weights.sum()).astype(np.float32), axis)
     return image
 
 
@@ -90,7 +90,8 @@ def _noise(frame: Frame, scanner: Scanner, first: tuple[int, int, int]) -> _Imag
     soft = blur(white, (grain[0], grain[1], across))
     softer = blur(soft, (1.6 * grain[0], 1.6 * grain[1], 0.0))
     kept = soft - np.float32(0.7) * softer
-    return kept * np.float32(scanner.noise / _deviation(tuple(grain), across))
+    noise: _Image = kept * np.float32(scanner.noise / _deviation(tuple(grain), across))
+    return noise
 
 
 def _deviation(grain: tuple[float, ...], across: float) -> float:
@@ -113,7 +114,8 @@ def _motion(image: _Image, frame: Frame, random: Generator) -> _Image:
     stretch = smooth_noise((1, 1, frame.shape[2]), frame.spacing, frame.origin, 25.0, seed_of(random))[0, 0]
     share = np.clip(stretch, 0, 1).astype(np.float32) * np.float32(0.5)
     shift = max(1, int(random.uniform(3, 8) / frame.spacing[1]))
-    return image + share * (np.roll(image, shift, axis=1) - image)
+    blended: _Image = image + share * (np.roll(image, shift, axis=1) - image)
+    return blended
 
 
 def _metal(image: _Image, frame: Frame, random: Generator) -> _Image:
@@ -135,28 +137,3 @@ def _metal(image: _Image, frame: Frame, random: Generator) -> _Image:
     result = image + (streaks * strength)[:, :, None].astype(np.float32) * near.astype(np.float32)
     inside = (away < 5.5)[:, :, None] & (np.abs(z) < 18)
     return np.where(inside, np.float32(3000.0), result)
-
-
-@compiled()
-def _convolve(image, weights, axis):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202  # pragma: no cover
-    nx, ny, nz = image.shape
-    out = np.zeros_like(image)
-    reach = weights.shape[0] // 2
-    if axis == 2:
-        for i in range(nx):
-            for j in range(ny):
-                for k in range(nz):
-                    total = np.float32(0.0)
-                    for n in range(-reach, reach + 1):
-                        total += weights[n + reach] * image[i, j, min(max(k + n, 0), nz - 1)]
-                    out[i, j, k] = total
-    else:
-        for i in range(nx):
-            for j in range(ny):
-                for n in range(-reach, reach + 1):
-                    weight = weights[n + reach]
-                    a = min(max(i + n, 0), nx - 1) if axis == 0 else i
-                    b = min(max(j + n, 0), ny - 1) if axis == 1 else j
-                    for k in range(nz):
-                        out[i, j, k] += weight * image[a, b, k]
-    return out

@@ -9,6 +9,7 @@ from dsmseg.synthesis.phantom.trunk import Trunk
 
 _FAT = "visceral_fat"
 _UNDER_DIAPHRAGM = 3.5  # mm
+_CLOSE = 1.2  # mm from the wall
 
 
 def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
@@ -18,21 +19,39 @@ def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
     low = 86 + 16 * float(random.standard_normal())
     left_end = float(random.uniform(-78, -30))
     room = over(_FAT, "muscle")
-    limits = {"wall": 1.2, "below": _UNDER_DIAPHRAGM, "lumpy": 2.2}
     right = trunk.put((66, 8, 205))
     slope = np.array([-0.60, -0.06, -0.80])
     edge = trunk.put((104, 20, low))
     hollow = np.array([-0.88, -0.44, 0.16])  # the visceral surface, facing the stomach
     face = trunk.put((-8, 12, 190))
     planes = [(*slope, float(slope @ edge)), (*hollow, float(hollow @ face))]
-    canvas.blob(id_of("liver"), right, np.array([82, 96, 136]) * size, over=room, planes=planes, **limits)
+    canvas.blob(
+        id_of("liver"),
+        right,
+        np.array([82, 96, 136]) * size,
+        over=room,
+        planes=planes,
+        wall=_CLOSE,
+        below=_UNDER_DIAPHRAGM,
+        lumpy=2.2,
+    )
     center = trunk.put(((left_end + 42) / 2, 48, 226))
     radii = np.array([(42 - left_end) / 2 + 30, 42, 46]) * size
     under = np.array([0.10, -0.55, -0.83])
     start = trunk.put((0, 40, 176 + 4 * float(random.standard_normal())))
     tip = (-1.0, 0, 0, -trunk.put((left_end - 14, 40, 230))[0])
     planes = [(*under, float(under @ start)), tip]
-    canvas.blob(id_of("liver"), center, radii, over=room, planes=planes, turn=turned("y", 10), **limits)
+    canvas.blob(
+        id_of("liver"),
+        center,
+        radii,
+        over=room,
+        planes=planes,
+        turn=turned("y", 10),
+        wall=_CLOSE,
+        below=_UNDER_DIAPHRAGM,
+        lumpy=2.2,
+    )
     canvas.blob(id_of("liver"), trunk.put((18, 16, 214)), (20, 15, 26), over=over(_FAT), lumpy=1.5)
 
 
@@ -65,7 +84,7 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
         radii,
         over=over(_FAT, "muscle"),
         turn=turn,
-        wall=1.2,
+        wall=_CLOSE,
         below=_UNDER_DIAPHRAGM,
         lumpy=1.8,
     )
@@ -122,8 +141,7 @@ def draw_pancreas(canvas: Canvas, trunk: Trunk) -> None:
     thick = float(random.uniform(1.0, 1.42))
     room = over(_FAT, "muscle", "liver", "spleen", "kidney_left")
     line = [(36, 34, 124), (36, 36, 142), (20, 44, 152), (2, 50, 158), (-22, 42, 166), (-48, 20, 176), (-74, -4, 190)]
-    line = swayed(random, line, 2.5)
-    way = smooth_line(trunk.put(line), 4)
+    way = smooth_line(trunk.put(swayed(random, line, 2.5)), 4)
     radii = np.interp(np.arange(len(way)), (0, 5, 10, 16, 24), (12, 15, 9, 10.5, 8)) * thick
     canvas.tube(id_of(_FAT), way, radii + 2.5, over=over("liver", "spleen", "kidney_left"))
     canvas.tube(id_of("pancreas"), way, radii, over=room, squeeze=(1, 1.05, 0.85), lumpy=2.0)
@@ -170,9 +188,18 @@ def draw_vessels(canvas: Canvas, trunk: Trunk) -> None:
         if trunk.patient.has("kidney_right" if side > 0 else "kidney_left"):
             hilum = (side * 42, 4, level)
             start = (24, 26, 142) if side > 0 else (-16, 44, 156)
-            vein = [start, (side * 28, 22, level + 4), hilum] if side > 0 else [(20, 26, 152), (-4, 45, 156), (-24, 24, 154), hilum]  # fmt: skip
+            vein = (
+                [start, (side * 28, 22, level + 4), hilum]
+                if side > 0
+                else [(20, 26, 152), (-4, 45, 156), (-24, 24, 154), hilum]
+            )
             canvas.tube(id_of("vein"), smooth_line(trunk.put(vein), 4), 4.6 * wide, over=small)
-            canvas.tube(id_of("artery"), smooth_line(trunk.put([(-5, 28, 152), (side * 24, 10, level + 2), hilum]), 4), 2.8, over=small)  # fmt: skip
+            canvas.tube(
+                id_of("artery"),
+                smooth_line(trunk.put([(-5, 28, 152), (side * 24, 10, level + 2), hilum]), 4),
+                2.8,
+                over=small,
+            )
 
 
 def draw_stomach(canvas: Canvas, trunk: Trunk) -> None:
@@ -180,10 +207,19 @@ def draw_stomach(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("stomach")
     full = float(random.uniform(0.6, 1.15))
     room = over(_FAT, "muscle", "liver", "spleen", "pancreas", "kidney_left")
-    line = [(-22, 20, 236), (-42, 6, 250), (-54, 16, 228), (-58, 38, 200), (-46, 58, 172), (-18, 66, 156), (10, 62, 154), (28, 52, 158)]  # fmt: skip
-    line = swayed(random, line, 4)
-    line[0], line[-1] = (-22, 20, 235), (28, 52, 158)
-    way = smooth_line(trunk.put(line), 4)
+    line = [
+        (-22, 20, 236),
+        (-42, 6, 250),
+        (-54, 16, 228),
+        (-58, 38, 200),
+        (-46, 58, 172),
+        (-18, 66, 156),
+        (10, 62, 154),
+        (28, 52, 158),
+    ]
+    places = swayed(random, line, 4)
+    places[0], places[-1] = line[0], line[-1]  # the neighbors begin there
+    way = smooth_line(trunk.put(places), 4)
     radii = np.interp(np.linspace(0, 1, len(way)), (0, 0.16, 0.35, 0.55, 0.75, 1), (9, 33, 38, 32, 22, 9))
     radii = np.maximum(radii * full, 8.0)
     canvas.tube(id_of(_FAT), way, radii + 3, over=over("liver"), wall=2)

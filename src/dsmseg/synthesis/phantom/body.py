@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
 from dsmseg.synthesis.phantom import abdomen, bowel, chest, pelvis, skeleton
 from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
 from dsmseg.synthesis.phantom.patient import Patient
-from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
 
 # What comes first gives way to what comes later, as far as that may replace it.

@@ -14,7 +14,16 @@ _FAT = "visceral_fat"
 def draw_duodenum(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the duodenum's curve about the head of the pancreas."""
     random = trunk.patient.random("duodenum")
-    line = [(30, 52, 158), (46, 44, 164), (58, 30, 148), (58, 26, 118), (42, 32, 100), (14, 46, 98), (-14, 44, 106), (-26, 44, 124)]  # fmt: skip
+    line = [
+        (30, 52, 158),
+        (46, 44, 164),
+        (58, 30, 148),
+        (58, 26, 118),
+        (42, 32, 100),
+        (14, 46, 98),
+        (-14, 44, 106),
+        (-26, 44, 124),
+    ]
     line[1:] = swayed(random, line[1:], 2.5)
     way = smooth_line(trunk.put(line), 4)
     thick = float(random.uniform(10, 13.5)) * (1 + 0.1 * random.standard_normal(len(way)).clip(-2, 2))
@@ -49,7 +58,7 @@ def draw_small_bowel(canvas: Canvas, trunk: Trunk) -> None:
     random = trunk.patient.random("small bowel")
     room = over(_FAT)
     thick = float(random.uniform(9.5, 13.5))
-    loops = int(round(17 - 7 * trunk.patient.visceral + random.uniform(-2, 2)))
+    loops = round(17 - 7 * trunk.patient.visceral + random.uniform(-2, 2))
     for number in range(loops):
         left_and_high = number % 3 == 0  # jejunum
         middle, level = (-45, 125) if left_and_high else (5, 20)

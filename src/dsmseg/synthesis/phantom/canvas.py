@@ -1,13 +1,13 @@
 """A grid of voxels on which a body is drawn, shape by shape: blobs and tubes that know what they may replace."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int8, UInt8
 from numpy.typing import ArrayLike, NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis import kernels
 from dsmseg.synthesis.noise import Vector, smooth_noise
 
 _FAR = np.float32(1e6)
@@ -82,7 +82,7 @@ class Canvas:
         boxes, seen = self._boxes((center_ - reach)[None], (center_ + reach)[None])
         if not seen[0]:
             return
-        _blob(
+        kernels.blob(
             self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self.below, boxes[0],
             center_.astype(np.float32), (axes / radii_).T.astype(np.float32).copy(), np.float32(radii_[1]),
             np.asarray(planes, np.float32).reshape(-1, 4), np.float32(wall), np.float32(below), np.float32(lumpy),
@@ -136,7 +136,7 @@ class Canvas:
         boxes, seen = self._boxes(ends.min(axis=1) - reach, ends.max(axis=1) + reach)
         if not seen.any():
             return
-        _segments(
+        kernels.segments(
             self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[seen],
             ends[seen].astype(np.float32), radii[seen].astype(np.float32), squeeze_,
             np.float32(wall), np.float32(lumpy), structure, over, apart,
@@ -196,82 +196,3 @@ def _places(frame: Frame, pose: Pose) -> NDArray[np.float32]:
         flat = (row[0] * axes[0])[:, None, None] + (row[1] * axes[1])[None, :, None] + (row[2] * axes[2])[None, None, :]
         out[axis] = flat + np.float32(pose.bend) * bend
     return out
-
-
-@compiled()
-def _blob(  # type: ignore[no-untyped-def] # noqa: ANN202
-    place, structures, depths, heights, lumps, walls, belows, box,  # noqa: ANN001
-    center, axes, half_depth, planes, wall, below, lumpy, structure, over, deeper,  # noqa: ANN001
-):  # fmt: skip  # pragma: no cover - compiled
-    for i in range(box[0], box[1]):
-        for j in range(box[2], box[3]):
-            for k in range(box[4], box[5]):
-                old = structures[i, j, k]
-                if not (over[old] or (deeper and old == structure)):
-                    continue
-                x = place[0, i, j, k] - center[0]
-                y = place[1, i, j, k] - center[1]
-                z = place[2, i, j, k] - center[2]
-                a = axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z
-                b = axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z
-                c = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z
-                length = np.sqrt(a * a + b * b + c * c)
-                if length > np.float32(1.6):
-                    continue
-                gx = axes[0, 0] * a + axes[1, 0] * b + axes[2, 0] * c
-                gy = axes[0, 1] * a + axes[1, 1] * b + axes[2, 1] * c
-                gz = axes[0, 2] * a + axes[1, 2] * b + axes[2, 2] * c
-                slope = np.sqrt(gx * gx + gy * gy + gz * gz)
-                depth = (np.float32(1.0) - length) * length / max(slope, np.float32(1e-6)) + lumpy * lumps[i, j, k]
-                depth = min(depth, walls[i, j, k] - wall, belows[i, j, k] - below)
-                for p in range(planes.shape[0]):
-                    d = (
-                        planes[p, 3]
-                        - planes[p, 0] * place[0, i, j, k]
-                        - planes[p, 1] * place[1, i, j, k]
-                        - planes[p, 2] * place[2, i, j, k]
-                    )
-                    depth = min(depth, d + np.float32(0.5) * lumpy * lumps[i, j, k])
-                if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
-                    continue
-                structures[i, j, k] = structure
-                depths[i, j, k] = depth
-                heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / half_depth)))
-
-
-@compiled()
-def _segments(  # type: ignore[no-untyped-def] # noqa: ANN202
-    place, structures, depths, heights, lumps, walls, boxes,  # noqa: ANN001
-    ends, radii, squeeze, wall, lumpy, structure, over, apart,  # noqa: ANN001
-):  # fmt: skip  # pragma: no cover - compiled
-    for n in range(boxes.shape[0]):
-        sx, sy, sz = ends[n, 0, 0], ends[n, 0, 1], ends[n, 0, 2]
-        dx, dy, dz = (
-            (ends[n, 1, 0] - sx) * squeeze[0],
-            (ends[n, 1, 1] - sy) * squeeze[1],
-            (ends[n, 1, 2] - sz) * squeeze[2],
-        )
-        whole = max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
-        for i in range(boxes[n, 0], boxes[n, 1]):
-            for j in range(boxes[n, 2], boxes[n, 3]):
-                for k in range(boxes[n, 4], boxes[n, 5]):
-                    old = structures[i, j, k]
-                    if not (over[old] or (apart and old == structure)):
-                        continue
-                    x = (place[0, i, j, k] - sx) * squeeze[0]
-                    y = (place[1, i, j, k] - sy) * squeeze[1]
-                    z = (place[2, i, j, k] - sz) * squeeze[2]
-                    t = min(max((x * dx + y * dy + z * dz) / whole, np.float32(0.0)), np.float32(1.0))
-                    x -= t * dx
-                    y -= t * dy
-                    z -= t * dz
-                    radius = radii[n, 0] + t * (radii[n, 1] - radii[n, 0])
-                    depth = radius - np.sqrt(x * x + y * y + z * z)
-                    if lumpy > 0:
-                        depth += lumpy * lumps[i, j, k]
-                    depth = min(depth, walls[i, j, k] - wall)
-                    if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
-                        continue
-                    structures[i, j, k] = structure
-                    depths[i, j, k] = depth
-                    heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / max(radius, np.float32(0.1)))))

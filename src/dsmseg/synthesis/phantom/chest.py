@@ -113,8 +113,13 @@ def draw_lung_vessels(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def grow_tree(
-    random: Generator, root: NDArray[np.float64], middle: NDArray[np.float64], reach: NDArray[np.float64], tips: int, thick: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    random: Generator,
+    root: NDArray[np.float64],
+    middle: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    tips: int,
+    thick: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Grow a tree of branches from ``root`` towards random tips in an ellipsoid; each leaves the nearest branch.
 
     Returns:

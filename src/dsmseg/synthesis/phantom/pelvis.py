@@ -39,12 +39,28 @@ def draw_pelvic_vessels(canvas: Canvas, trunk: Trunk) -> None:
     wide = float(random.uniform(0.85, 1.2))
     room = over(*_ROOM, "iliopsoas_right", "iliopsoas_left")
     for side, word in ((1, "right"), (-1, "left")):
-        artery = [(-2, 36, 58), (side * 18, 36, 25), (side * 38, 26, -20), (side * 62, 44, -70), (side * 78, 62, -118), (side * 84, 60, -200)]  # fmt: skip
-        vein = [(12, 28, 44), (side * 18 + 6, 22, 15), (side * 40, 14, -25), (side * 58, 34, -72), (side * 70, 56, -118), (side * 76, 54, -200)]  # fmt: skip
+        artery = [
+            (-2, 36, 58),
+            (side * 18, 36, 25),
+            (side * 38, 26, -20),
+            (side * 62, 44, -70),
+            (side * 78, 62, -118),
+            (side * 84, 60, -200),
+        ]
+        vein = [
+            (12, 28, 44),
+            (side * 18 + 6, 22, 15),
+            (side * 40, 14, -25),
+            (side * 58, 34, -72),
+            (side * 70, 56, -118),
+            (side * 76, 54, -200),
+        ]
         canvas.tube(
             id_of(f"iliac_vena_{word}"), smooth_line(trunk.put(swayed(random, vein, 1)), 4), 6.8 * wide, over=room
         )
-        canvas.tube(id_of(f"iliac_artery_{word}"), smooth_line(trunk.put(swayed(random, artery, 1)), 4), 5.2 * wide, over=room)  # fmt: skip
+        canvas.tube(
+            id_of(f"iliac_artery_{word}"), smooth_line(trunk.put(swayed(random, artery, 1)), 4), 5.2 * wide, over=room
+        )
 
 
 def draw_rectum(canvas: Canvas, trunk: Trunk) -> None:

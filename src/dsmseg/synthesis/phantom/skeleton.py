@@ -32,7 +32,10 @@ def draw_spine(canvas: Canvas, trunk: Trunk) -> None:
         canvas.blob(body, (0, y, middle), (side, deep, pitch * 1.3), over=grown, planes=[flat[0], below], lumpy=0.5)
         _draw_arch(canvas, body, y - deep, middle, side, pitch, float(random.uniform(0.9, 1.1)))
         lower = upper
-    canal = [(0, trunk.spine_at(z) - np.interp(z, (0, 150, 350, 500), (18, 16, 14, 9)) * build - 8, z) for z in range(-60, 520, 12)]  # fmt: skip
+    canal = [
+        (0, trunk.spine_at(z) - np.interp(z, (0, 150, 350, 500), (18, 16, 14, 9)) * build - 8, z)
+        for z in range(-60, 520, 12)
+    ]
     canvas.tube(id_of("visceral_fat"), canal, 9.5, over=over_all_but("skin"), squeeze=(0.8, 1, 1))
     canvas.tube(id_of("spinal_cord"), canal, 6.5, over=over("visceral_fat"), squeeze=(0.8, 1, 1))
     _draw_sacrum(canvas, trunk)
@@ -53,12 +56,12 @@ def draw_ribs(canvas: Canvas, trunk: Trunk) -> None:
             levels = root + 4 - drop * ((angles - 14) / 130.0) ** 1.15
             line = [(*trunk.wall_at(z, side * a, 0.32), z) for a, z in zip(angles, levels, strict=True)]
             line[0] = (side * 24, trunk.spine_at(root) - 14, root)
-            line = smooth_line(line, 2)
-            canvas.tube(id_of(f"rib_{word}_{number}"), line, 5.2 * thick, over=soft, squeeze=(1.25, 1.25, 0.85))
+            rib = smooth_line(line, 2)
+            canvas.tube(id_of(f"rib_{word}_{number}"), rib, 5.2 * thick, over=soft, squeeze=(1.25, 1.25, 0.85))
             if number <= 10:
                 meets = np.interp(number, (1, 7, 10), (398, 262, 240))
                 angles = np.linspace(end, np.interp(number, (1, 6, 10), (172, 174, 160)), 6)
-                heights = np.interp(angles, (angles[0], angles[-1]), (line[-1][2], meets))
+                heights = np.interp(angles, (angles[0], angles[-1]), (rib[-1][2], meets))
                 cartilage = [(*trunk.wall_at(z, side * a, 0.35), z) for a, z in zip(angles, heights, strict=True)]
                 canvas.tube(id_of("costal_cartilages"), cartilage, 5.6 * thick, over=soft, squeeze=(1.2, 1.2, 0.85))
     bone = over(*_SOFT, "costal_cartilages")
@@ -82,7 +85,7 @@ def draw_shoulders(canvas: Canvas, trunk: Trunk) -> None:
         canvas.blob(id_of(f"humerus_{word}"), joint, (24, 24, 24), over=over(*_SOFT, f"scapula_{word}"))
         inner = (side * 20, trunk.wall_at(408, 180, 0.5)[1], 410)
         clavicle = smooth_line(
-            [inner, (side * 70 * wide, 48, 428), (side * 115 * wide, 8, 440), joint + (0, 12, 18)], 4
+            [inner, (side * 70 * wide, 48, 428), (side * 115 * wide, 8, 440), tuple(joint + (0, 12, 18))], 4
         )
         canvas.tube(id_of(f"clavicula_{word}"), clavicle, 6.5, over=soft)
 
@@ -105,7 +108,14 @@ def draw_pelvis(canvas: Canvas, trunk: Trunk) -> None:
         canvas.tube(hip, [socket + (0, -8, 24), np.array([62.0, -58, -25]) * at], (13, 10), over=soft)
         canvas.blob(hip, socket, (33, 33, 33), over=soft, lumpy=1.0)
         canvas.tube(hip, [socket + (-side * 6, -14, -12), np.array([62.0, -38, -172]) * at], (15, 14), over=soft)
-        canvas.tube(hip, smooth_line([socket + (-side * 12, 18, 0), np.array([48.0, 58, -122]) * at, np.array([9.0, 62, -140]) * at], 4), (10, 8, 8, 8, 8, 8, 8, 8, 12), over=soft)  # fmt: skip
+        canvas.tube(
+            hip,
+            smooth_line(
+                [socket + (-side * 12, 18, 0), np.array([48.0, 58, -122]) * at, np.array([9.0, 62, -140]) * at], 4
+            ),
+            (10, 8, 8, 8, 8, 8, 8, 8, 12),
+            over=soft,
+        )
         canvas.tube(hip, [np.array([10.0, 58, -150]) * at, np.array([52.0, -30, -172]) * at], (8, 8), over=soft)
         everything = over(*_SOFT, f"hip_{word}")
         canvas.blob(id_of("visceral_fat"), socket + (side * 6, 0, -3), (26.5, 26.5, 26.5), over=everything)
@@ -139,7 +149,16 @@ def _draw_sacrum(canvas: Canvas, trunk: Trunk) -> None:
     wide = trunk.patient.width * (1.06 if trunk.patient.sex == "female" else 1.0)
     top = trunk.spine_at(0) - 4
     back = trunk.spine_at(-60) + 34
-    line = smooth_line([(0, top, -12), (0, top - 22 + back * 0.3, -40), (0, -52 + back, -75), (0, -54 + back, -105), (0, -42 + back, -132)], 3)  # fmt: skip
+    line = smooth_line(
+        [
+            (0, top, -12),
+            (0, top - 22 + back * 0.3, -40),
+            (0, -52 + back, -75),
+            (0, -54 + back, -105),
+            (0, -42 + back, -132),
+        ],
+        3,
+    )
     thick = np.interp(np.arange(len(line)), (0, 4, 8, 12), (18, 15, 9, 5))
     canvas.tube(id_of("sacrum"), line, thick, over=soft, squeeze=(0.62, 1.0, 1.0))
     for sign in (-1, 1):

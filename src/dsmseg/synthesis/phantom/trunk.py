@@ -3,19 +3,36 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.synthesis import kernels
 from dsmseg.synthesis.phantom.canvas import Canvas, turned
 from dsmseg.synthesis.phantom.patient import Patient
 from dsmseg.synthesis.phantom.structures import id_of, over
 
-# mm at levels (z) above the sacrum's upper end, in an adult of 172 cm; depths are measured from the middle of the spine.
+# mm at levels (z) above the sacrum's upper end, in an adult of 172 cm; depths from the spine's middle.
 _LEVELS = (-260, -220, -150, -110, -60, 0, 60, 120, 180, 240, 300, 360, 405, 440, 480, 520)
 _MUSCLE_SIDE = (150, 156, 160, 160, 150, 138, 128, 128, 136, 143, 150, 160, 176, 165, 66, 60)
 _MUSCLE_FRONT = (78, 90, 118, 130, 126, 112, 112, 116, 126, 132, 132, 121, 100, 75, 52, 48)
 _MUSCLE_BACK = (54, 50, 40, 42, 54, 68, 70, 68, 70, 76, 83, 88, 84, 72, 55, 52)
 _CAVITY_SIDE = (1, 1, 36, 62, 74, 104, 113, 116, 123, 129, 130, 119, 92, 64, 26, 20)
 _CAVITY_FRONT = (1, 1, 84, 116, 115, 100, 100, 104, 114, 117, 113, 101, 78, 55, 34, 26)
-_PLACED_FRONT = (1, 1, 84, 116, 110, 82, 80, 84, 94, 99, 98, 88, 70, 52, 34, 26)  # for which the places of organs are given
+_PLACED_FRONT = (
+    1,
+    1,
+    84,
+    116,
+    110,
+    82,
+    80,
+    84,
+    94,
+    99,
+    98,
+    88,
+    70,
+    52,
+    34,
+    26,
+)  # for which the places of organs are given
 _CAVITY_BACK = (1, 1, 24, 34, 40, 18, 27, 38, 46, 54, 60, 58, 48, 34, 8, 2)
 _FAT_SIDE = (1.1, 1.2, 1.2, 1.1, 1.1, 1.1, 1.0, 0.9, 0.75, 0.6, 0.5, 0.45, 0.4, 0.4, 0.3, 0.3)
 _FAT_FRONT = (0.8, 0.8, 0.9, 1.1, 1.3, 1.2, 1.1, 1.0, 0.8, 0.6, 0.4, 0.4, 0.35, 0.3, 0.3, 0.3)
@@ -92,13 +109,11 @@ class Trunk:
 
     def draw(self, canvas: Canvas) -> None:
         """Draw skin, fat, muscle, the fat of both cavities, and the lungs; sets the canvas's wall and diaphragm."""
-        ids = [
-            id_of(name)
-            for name in ("skin", "subcutaneous_fat", "muscle", "visceral_fat", "lung_lower_lobe_right", "lung_lower_lobe_left")
-        ]  # fmt: skip
-        _trunk(
-            canvas.place, canvas.structures, canvas.depth, canvas.height, canvas.lumps, canvas.wall, canvas.below, self.tables,
-            np.float32(self.z[0]), np.float32(1 / _STEP), self.domes, np.array(ids, np.uint8),
+        lungs = ("lung_lower_lobe_right", "lung_lower_lobe_left")
+        ids = [id_of(name) for name in ("skin", "subcutaneous_fat", "muscle", "visceral_fat", *lungs)]
+        kernels.trunk(
+            canvas.place, canvas.structures, canvas.depth, canvas.height, canvas.lumps, canvas.wall, canvas.below,
+            self.tables, np.float32(self.z[0]), np.float32(1 / _STEP), self.domes, np.array(ids, np.uint8),
         )  # fmt: skip
 
     def draw_breasts(self, canvas: Canvas) -> None:
@@ -124,73 +139,3 @@ class Trunk:
         base = np.asarray(_SPINE, np.float64)
         thoracic = np.interp(_LEVELS, (60, 180, 320, 440), (0, 0.3, 1, 0.2))
         return self._along(tuple(base - thoracic * (self.patient.kyphosis - 22.0)))
-
-
-@compiled()
-def _trunk(  # type: ignore[no-untyped-def] # noqa: ANN202
-    place, structures, depths, heights, lumps, walls, belows, tables, first, per_mm, domes, ids,  # noqa: ANN001
-):  # fmt: skip  # pragma: no cover - compiled
-    one, last = np.float32(1.0), tables.shape[1] - 2
-    level = np.empty(13, np.float32)
-    for i in range(structures.shape[0]):
-        for j in range(structures.shape[1]):
-            for k in range(structures.shape[2]):
-                x, y, z = place[0, i, j, k], place[1, i, j, k], place[2, i, j, k]
-                at = max((z - first) * per_mm, np.float32(0.0))
-                row = min(int(at), last)
-                t = min(at - np.float32(row), one)
-                for n in range(13):
-                    level[n] = tables[n, row] + t * (tables[n, row + 1] - tables[n, row])
-                across, ahead = abs(x), y - level[12]
-                behind = 1 if ahead < 0 else 0
-                ahead = abs(ahead)
-                outer = _inside(across, ahead, level[0], level[1 + behind])
-                if outer <= 0:
-                    walls[i, j, k] = outer - 60
-                    belows[i, j, k] = -1000
-                    continue
-                inner = _inside(across, ahead, level[3], level[4 + behind])
-                muscle = _inside(across, ahead, level[6], level[7 + behind])
-                wall = _inside(across, ahead, level[9], level[10 + behind])
-                uneven = lumps[i, j, k]
-                right = 0 if x > 0 else 1
-                px = (across - np.float32(62.0)) / np.float32(74.0)
-                py = (y - np.float32(28.0)) / np.float32(88.0)
-                fall = px * px + py * py
-                dome = (
-                    domes[right]
-                    - np.float32(24.0) * fall
-                    - np.float32(34.0) * fall * fall
-                    - np.float32(0.22) * (np.float32(28.0) - y)
-                )
-                below = max(dome - z, np.float32(-500.0)) + uneven
-                walls[i, j, k], belows[i, j, k] = wall, below
-                if inner <= 0:
-                    structures[i, j, k], depths[i, j, k] = ids[0], outer
-                elif muscle <= 0:
-                    structures[i, j, k], depths[i, j, k] = ids[1], inner
-                elif wall <= np.float32(0.6) * uneven:
-                    structures[i, j, k], depths[i, j, k] = ids[2], muscle
-                elif below > 0:
-                    structures[i, j, k], depths[i, j, k] = (ids[2], below) if below < 3 and wall > 2 else (ids[3], wall)
-                else:
-                    v = (y - level[12] - np.float32(38.0)) / np.float32(62.0)
-                    middle = np.float32(13.0) + np.float32(16.0) * max(one - v * v, np.float32(0.0)) + uneven
-                    lung = min(across - middle, wall - np.float32(1.5), -below)
-                    if lung > 0:
-                        v = max(min(v - np.float32(0.1), one), -one)
-                        heights[i, j, k] = np.int8(np.float32(100.0) * v)
-                        structures[i, j, k], depths[i, j, k] = ids[4 + right], lung
-                    else:
-                        structures[i, j, k], depths[i, j, k] = ids[3], wall
-
-
-@compiled()
-def _inside(across, ahead, side, depth):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202  # pragma: no cover
-    """Give about how many mm a place lies inside a superellipse of exponent 2.5."""
-    u, v = across / side, ahead / depth
-    su, sv = np.sqrt(u), np.sqrt(v)
-    level = u * u * su + v * v * sv
-    gx, gy = np.float32(2.5) * u * su / side, np.float32(2.5) * v * sv / depth
-    slope = np.sqrt(gx * gx + gy * gy)
-    return (np.float32(1.0) - level) / max(slope, np.float32(2.5) / (side + depth))
