@@ -32,7 +32,7 @@ def test_a_setting_can_be_overridden(recipe_file) -> None:
         ("steps=[", "is no YAML"),
         ("steps.x=1", "'steps' has no settings inside"),
         ("bodies=[{nam: x}]", "nam"),
-        ("bodies=[]", "'bodies'"),
+        ("bodies=[]", "bodies are missing"),
         ("hu_windows=[[-100, 100]]", "takes 2 hu_windows, not 1"),
     ],
 )

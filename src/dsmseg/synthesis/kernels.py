@@ -93,7 +93,9 @@ def blob(
                 gy = axes[0, 1] * a + axes[1, 1] * b + axes[2, 1] * c
                 gz = axes[0, 2] * a + axes[1, 2] * b + axes[2, 2] * c
                 slope = np.sqrt(gx * gx + gy * gy + gz * gz)
-                depth = (np.float32(1.0) - length) * length / max(slope, np.float32(1e-6)) + lumpy * lumps[i, j, k]
+                depth = (np.float32(1.0) - length) * max(length, np.float32(1e-3)) / max(
+                    slope, np.float32(1e-5)
+                ) + lumpy * lumps[i, j, k]
                 depth = min(depth, walls[i, j, k] - wall, belows[i, j, k] - below)
                 for p in range(planes.shape[0]):
                     d = (

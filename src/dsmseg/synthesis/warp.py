@@ -1,7 +1,6 @@
 """Random deformation: affine and elastic composed into one field of positions, sampled once for image and labels."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +30,6 @@ def random_warp(
     control = torch.randn((1, 3, *[limits.elastic_points] * 3), generator=generator) * limits.elastic
     elastic = functional.interpolate(control, size=size, mode="trilinear", align_corners=True)
     return warped + elastic[0].permute(1, 2, 3, 0)
-
-
-def smooth_noise(size: Sequence[int], points: int, generator: Generator) -> Float[Tensor, "x y z"]:
-    """Give noise of unit variance at its nodes, ``points`` of them along each axis."""
-    nodes = torch.randn((1, 1, points, points, points), generator=generator)
-    return functional.interpolate(nodes, size=tuple(size), mode="trilinear", align_corners=True)[0, 0]
 
 
 def sample_nearest(
