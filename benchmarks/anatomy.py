@@ -40,7 +40,7 @@ ORDERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bodies", type=int, default=200)
-    parser.add_argument("--spacing", type=float, default=2.0, help="mm; small vessels need fine voxels")
+    parser.add_argument("--spacing", type=float, default=2.5, help="mm; small vessels need fine voxels")
     arguments = parser.parse_args()
     volumes: dict[str, list[float]] = {one.name: [] for one in ORGANS}
     wrong: list[str] = []
