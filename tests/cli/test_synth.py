@@ -32,7 +32,8 @@ def tumor(body, output, *more: str, kind: str = "Liver Tumor", label: int | None
     chosen = [] if label is None else ["--label", str(label)]
     mask = str(body / "organs.nii.gz")
     return [
-        "synth", "tumor", str(body / "ct.nii.gz"), "--organ-mask", mask, "--kind", kind, "-o", str(output), *chosen, *more,
+        "synth", "tumor", str(body / "ct.nii.gz"), "--organ-mask", mask, "--kind", kind,
+        "-o", str(output), *chosen, *more,
     ]  # fmt: skip
 
 

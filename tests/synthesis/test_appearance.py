@@ -19,7 +19,15 @@ from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.scanner import ARTIFACTS, Scanner, blur, draw_scanner, scan
 
 STEP = 5.0
-PLAIN = ("aorta", "inferior_vena_cava", "portal_vein_and_splenic_vein", "spleen", "pancreas", "urinary_bladder", "visceral_fat")  # fmt: skip
+PLAIN = (
+    "aorta",
+    "inferior_vena_cava",
+    "portal_vein_and_splenic_vein",
+    "spleen",
+    "pancreas",
+    "urinary_bladder",
+    "visceral_fat",
+)
 
 
 @cache

@@ -1,11 +1,12 @@
 """Whole synthetic cases: a patient, scanned, with known truth and, where asked for, tumors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int16, UInt8
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
@@ -115,6 +116,8 @@ def make_case(plan: CasePlan) -> Case:
     for number, name in enumerate(plan.tumors):
         image, structures, record = _grow(image, structures, plan, name, number, look.phase, tumors)
         records.append(record)
+    if "metal" in plan.artifacts:
+        scanner = replace(scanner, implant=_place_in_bone(structures, frame, random))
     hu = np.empty(frame.shape, np.int16)
     for part, box, margin in _slabs(frame, reach=5):
         scanned = scan(image[:, :, box], part, scanner, (0, 0, box.start))
@@ -248,6 +251,17 @@ def _host(
     paired = len(found) > 1 and found[0][1].startswith(("Right", "Left"))
     chosen = int(generator(plan.seed, "host", number).integers(len(found))) if paired else 0
     return found[chosen]
+
+
+def _place_in_bone(structures: NDArray[np.uint8], frame: Frame, random: Generator) -> tuple[float, float, float] | None:
+    """Choose where an implant is: the middle of a hip's socket or of a vertebra that the scan shows."""
+    names = [name for name in phantom_anatomy().structures if name.startswith(("head_of_femur", "vertebrae_L"))]
+    shown = [id for id in map(id_of, names) if (structures == id).any()]
+    if not shown:
+        return None
+    voxels = np.argwhere(structures == shown[int(random.integers(len(shown)))])
+    x, y, z = frame.origin + voxels.mean(axis=0) * frame.spacing
+    return float(x), float(y), float(z)
 
 
 def _rounded(image: NDArray[np.float32]) -> NDArray[np.int16]:

@@ -22,7 +22,8 @@ class Scanner:
     """One scan's settings.
 
     resolution: sigma of the point spread in the slice, mm. slice_mm: thickness of a slice. noise: HU, one sigma.
-    grain: sigma of the reconstruction kernel's smoothing of noise, mm. artifacts: of ARTIFACTS.
+    grain: sigma of the reconstruction kernel's smoothing of noise, mm. artifacts: of ARTIFACTS. implant: where
+    metal lies, mm; None: in some bone of the image.
     """
 
     resolution: float
@@ -31,6 +32,7 @@ class Scanner:
     grain: float
     artifacts: tuple[str, ...]
     seed: int
+    implant: tuple[float, float, float] | None = None
 
 
 def draw_scanner(random: Generator, slice_mm: float, artifacts: tuple[str, ...] = ()) -> Scanner:
@@ -67,7 +69,7 @@ def scan(image: _Image, frame: Frame, scanner: Scanner, first: tuple[int, int, i
     if "motion" in scanner.artifacts:
         result = _motion(result, frame, random)
     if "metal" in scanner.artifacts:
-        result = _metal(result, frame, random)
+        result = _metal(result, frame, random, scanner.implant)
     return result + _noise(frame, scanner, first)
 
 
@@ -112,21 +114,24 @@ def _beam_hardening(image: _Image, frame: Frame, random: Generator) -> _Image:
 def _motion(image: _Image, frame: Frame, random: Generator) -> _Image:
     """Blend each slice with itself as it was a moment before, in some stretches along z."""
     stretch = smooth_noise((1, 1, frame.shape[2]), frame.spacing, frame.origin, 25.0, seed_of(random))[0, 0]
-    share = np.clip(stretch, 0, 1).astype(np.float32) * np.float32(0.5)
+    share = np.clip(np.abs(stretch), 0, 1).astype(np.float32) * np.float32(0.5)
     shift = max(1, int(random.uniform(3, 8) / frame.spacing[1]))
     blended: _Image = image + share * (np.roll(image, shift, axis=1) - image)
     return blended
 
 
-def _metal(image: _Image, frame: Frame, random: Generator) -> _Image:
+def _metal(image: _Image, frame: Frame, random: Generator, place: tuple[float, float, float] | None) -> _Image:
     """Put a metal implant into bone, with bright and dark streaks that fade with distance."""
-    places = np.argwhere(image > 350)
-    if not len(places):
-        return image
-    center = places[int(random.integers(len(places)))].astype(np.float64)
-    x = ((np.arange(frame.shape[0]) - center[0]) * frame.spacing[0])[:, None]
-    y = ((np.arange(frame.shape[1]) - center[1]) * frame.spacing[1])[None, :]
-    z = (np.arange(frame.shape[2]) - center[2]) * frame.spacing[2]
+    if place is None:
+        bone = np.argwhere(image > 350)
+        if not len(bone):
+            return image
+        place = tuple(frame.origin + bone[int(random.integers(len(bone)))] * frame.spacing)
+    x, y, z = (
+        start + step * np.arange(count) - middle
+        for start, step, count, middle in zip(frame.origin, frame.spacing, frame.shape, place, strict=True)
+    )
+    x, y = x[:, None], y[None, :]
     away = np.sqrt(x * x + y * y)
     streaks = np.zeros_like(away)
     for angle in random.uniform(0, np.pi, 7):
