@@ -1,6 +1,5 @@
 """The verbs of `dsmseg datasets`. Each imports its room when it runs, so that help answers at once."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.cli_options import STYLE, AsJson, cores
 from dsmseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def verify_datasets(
     with console.progress("Looking for data sets") as progress:
         found = datasets.choose_datasets(folder, only or (), description)
         verified = datasets.verify(
-            folder, found, workers=workers or _cores(), headers_only=headers_only, progress=progress.step
+            folder, found, workers=workers or cores(), headers_only=headers_only, progress=progress.step
         )
     count = sum(len(one.findings) for one in verified)
     if as_json:
@@ -113,7 +112,7 @@ def prepare_datasets(
     with console.progress("Looking for data sets") as progress:
         found = datasets.choose_datasets(folder, only or (), description)
         prepared = datasets.prepare(
-            found, output, settings, workers=workers or _cores(), accept=accepted, progress=progress.step
+            found, output, settings, workers=workers or cores(), accept=accepted, progress=progress.step
         )
     left_out = [finding for one in prepared.datasets for finding in one.left_out]
     if as_json:
@@ -237,7 +236,3 @@ def _prepared(prepared: "Preparation") -> dict[str, Any]:
         ],
         "copies": [list(pair) for pair in prepared.copies],
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

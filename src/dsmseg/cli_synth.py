@@ -1,6 +1,5 @@
 """The verbs of `dsmseg synth`. Each imports its room when it runs, so that help answers at once."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.cli_options import STYLE, AsJson, cores
 
 app = typer.Typer(help="Synthetic bodies and tumors, with known truth, from a seed.", **STYLE)
 
@@ -128,9 +127,7 @@ def make_benchmark(
     from dsmseg.synthesis.benchmark import write_benchmark
 
     with console.progress("Planning the bodies") as progress:
-        written = write_benchmark(
-            output, scale, seed=seed, workers=workers or os.cpu_count() or 1, progress=progress.step
-        )
+        written = write_benchmark(output, scale, seed=seed, workers=workers or cores(), progress=progress.step)
     if as_json:
         counts = {key: dict(value) if isinstance(value, dict) else value for key, value in written.counts.items()}
         console.document({"directory": str(output), "made": written.made, "kept": written.kept, "counts": counts})

@@ -78,7 +78,7 @@ def store(tree, tmp_path_factory):
 
 def body_of(record):
     return make(
-        benchmark.BodyPlan(
+        benchmark.CasePlan(
             seed=record["seed"],
             coverage=record["coverage"],
             spacing=tuple(record["spacing_mm"]),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dsmseg.taxonomy import find
 
 PHASES = ("native", "arterial", "venous")
+LIVER, HEPATIC_VESSEL = find("Liver").id, find("Hepatic Vessel").id  # a liver's mask holds its vessels
 Range = tuple[float, float]
 
 

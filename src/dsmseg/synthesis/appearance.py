@@ -1,6 +1,5 @@
 """CT appearance: structures get HU of their tissue and contrast phase, with what is inside them; then a scanner."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +14,6 @@ from dsmseg.synthesis.noise import seed_of, smooth_noise
 from dsmseg.synthesis.phantom.canvas import Frame
 
 AIR = -1000.0
-_HOLLOW, _BONE, _KIDNEY, _LUNG, _VESSELS, _FAT, _MUSCLE = range(1, 8)
 _ROWS = 14  # numbers that the painter has of each structure
 
 
@@ -90,30 +88,29 @@ def _row(tissue: Tissue, name: str, phase: int, drank: bool, random: Generator) 
     mean = random.uniform(*tissue.ranges[phase])
     texture = tissue.texture * random.uniform(0.6, 1.3)
     row = [mean, texture, 0.0, 0.0, 0.0] + [0.0] * (_ROWS - 5)
-    kind: Callable[[int], None] = lambda number: row.__setitem__(-1, float(number))  # noqa: E731
     if tissue.contents:
-        kind(_HOLLOW)
+        row[-1] = kernels.HOLLOW
         shares = np.array(tissue.contents) * random.uniform(0.1, 2.0, 4) * (1, 1, 1, 2.0 if drank else 0.0)
         row[2] = random.uniform(2.0, 3.6)
         row[5:9] = list(np.cumsum(shares / max(1.0, float(shares.sum()))))
         row[9:13] = [-970.0, random.uniform(-5, 35), random.uniform(-120, 70), random.uniform(120, 500)]
     elif tissue.shell:
-        kind(_BONE)
+        row[-1] = kernels.BONE
         row[2:4] = [random.uniform(1.4, 2.8), random.uniform(*tissue.shell)]
     elif tissue.core:
-        kind(_KIDNEY)
+        row[-1] = kernels.KIDNEY
         row[2:4] = [random.uniform(6, 9), mean + random.uniform(*tissue.core[phase])]
     elif tissue.holds_air and tissue.vessels:
-        kind(_LUNG)
+        row[-1] = kernels.LUNG
         row[2:4] = [random.uniform(0.015, 0.06), random.uniform(*tissue.vessels)]
         row[4] = random.uniform(20, 110)
     elif tissue.vessels:
-        kind(_VESSELS)
+        row[-1] = kernels.VESSELS
         row[2:4] = [random.uniform(0.0, 0.07), random.uniform(*tissue.vessels)]
     elif name.endswith("fat"):
-        kind(_FAT)
+        row[-1] = kernels.FAT
         row[2:4] = [random.uniform(1.9, 3.0), random.uniform(15, 60)]
     elif name == "muscle" or name.startswith(("gluteus", "autochthon", "iliopsoas")):
-        kind(_MUSCLE)
+        row[-1] = kernels.MUSCLE
         row[2:4] = [random.uniform(0.9, 2.4), random.uniform(40, 120)]
     return row

@@ -25,6 +25,7 @@ from dsmseg.datasets.verify import Progress
 from dsmseg.datasets.workers import Task, run_all
 from dsmseg.errors import InputError
 from dsmseg.files import write_atomically, write_json
+from dsmseg.synthesis.cases import CasePlan, make_case
 from dsmseg.synthesis.protocol import PlannedCase, Scale, plan_cases, protocol, sizes, split_rows, stages
 from dsmseg.taxonomy import by_id, find
 from dsmseg.volume import Volume, write_nifti
@@ -49,17 +50,6 @@ class Body(Protocol):
         """Mark the voxels of a class; an organ's hold its tumors."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BodyPlan:
-    """What a body is to be: the fields of `dsmseg.synthesis.cases.CasePlan`."""
-
-    seed: int
-    coverage: str
-    spacing: tuple[float, float, float]
-    phase: str | None
-    tumors: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """A benchmark. made, kept: cases that this call made, and that were there. counts: by data set and part."""
@@ -70,15 +60,6 @@ class Written:
     counts: Mapping[str, Mapping[Part, int]]
 
 
-def make_body(plan: BodyPlan) -> Body:
-    """Make the phantom's body of a plan."""
-    from dsmseg.synthesis.cases import CasePlan, make_case
-
-    return make_case(
-        CasePlan(seed=plan.seed, coverage=plan.coverage, spacing=plan.spacing, phase=plan.phase, tumors=plan.tumors)
-    )
-
-
 def write_benchmark(
     output: Path,
     scale: Scale,
@@ -86,7 +67,7 @@ def write_benchmark(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
-    make: Callable[[BodyPlan], Body] = make_body,
+    make: Callable[[CasePlan], Body] = make_case,
 ) -> Written:
     """Write a benchmark; go on with what an earlier call has left undone.
 
@@ -140,7 +121,7 @@ def _begin(output: Path, scale: str, seed: int) -> None:
     write_json(path, settings)
 
 
-def _write_case(plan: PlannedCase, output: Path, make: Callable[[BodyPlan], Body]) -> None:
+def _write_case(plan: PlannedCase, output: Path, make: Callable[[CasePlan], Body]) -> None:
     """Make a case and write its labels, its image and then its record."""
     seed, body, labels = _make(plan, make)
     label_path, image_path, record_path = paths = _paths(output, plan)
@@ -167,11 +148,11 @@ def _write_case(plan: PlannedCase, output: Path, make: Callable[[BodyPlan], Body
     write_json(record_path, record)
 
 
-def _make(plan: PlannedCase, make: Callable[[BodyPlan], Body]) -> tuple[int, Body, UInt8[NDArray[np.uint8], "x y z"]]:
+def _make(plan: PlannedCase, make: Callable[[CasePlan], Body]) -> tuple[int, Body, UInt8[NDArray[np.uint8], "x y z"]]:
     """Give the first of the plan's bodies that shows what its case is for, with its seed and labels."""
     for seed in plan.seeds:
         body = make(
-            BodyPlan(seed=seed, coverage=plan.coverage, spacing=plan.spacing, phase=plan.phase, tumors=plan.tumors)
+            CasePlan(seed=seed, coverage=plan.coverage, spacing=plan.spacing, phase=plan.phase, tumors=plan.tumors)
         )
         labels = draw_labels(body, plan)
         if labels.any() and all(body.mask(find(tumor).id).any() for tumor in plan.tumors):

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
-from dsmseg.synthesis.anatomy import PHASES, phantom_anatomy
+from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER, PHASES, phantom_anatomy
 from dsmseg.synthesis.appearance import Look, draw_look, paint
 from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.phantom.body import draw_body
@@ -18,8 +18,9 @@ from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
 from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
-from dsmseg.synthesis.scanner import ARTIFACTS, draw_scanner, scan
+from dsmseg.synthesis.scanner import draw_scanner, scan
 from dsmseg.synthesis.tumors import insert_tumor
+from dsmseg.synthesis.tumors.kinds import tumor_class
 from dsmseg.taxonomy import by_id, find
 
 # mm above the sacrum's upper end, in an adult of 172 cm: where a scan begins and ends.
@@ -32,7 +33,6 @@ COVERAGES: dict[str, tuple[float, float]] = {
     "torso": (-185, 465),
 }
 _SLAB = 3_000_000  # voxels drawn at a time
-_LIVER, _HEPATIC_VESSEL = find("Liver").id, find("Hepatic Vessel").id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,8 @@ def organ_mask(structures: NDArray[np.uint8], class_id: int) -> NDArray[np.bool_
     """Mark an organ in structures; the liver holds the hepatic vessels."""
     organs = phantom_anatomy().organs
     chosen = organs == class_id
-    if class_id == _LIVER:
-        chosen = chosen | (organs == _HEPATIC_VESSEL)
+    if class_id == LIVER:
+        chosen = chosen | (organs == HEPATIC_VESSEL)
     marked: NDArray[np.bool_] = chosen[structures]
     return marked
 
@@ -99,7 +99,7 @@ def make_case(plan: CasePlan) -> Case:
     """Make a case. The same plan gives the same voxels on every machine.
 
     Raises:
-        InputError: the coverage, phase, a tumor or an artifact is unknown, or the scan would be too large.
+        InputError: the coverage, phase, a tumor or an artifact is unknown, or the spacing is none of a CT.
     """
     _check(plan)
     patient = draw_patient(plan.seed, whole=plan.whole)
@@ -140,12 +140,8 @@ def _check(plan: CasePlan) -> None:
         raise InputError(f"'{plan.coverage}' is no coverage", mend=f"There are: {', '.join(COVERAGES)}.")
     if plan.phase is not None and plan.phase not in PHASES:
         raise InputError(f"'{plan.phase}' is no contrast phase", mend=f"There are: {', '.join(PHASES)}.")
-    for name in plan.artifacts:
-        if name not in ARTIFACTS:
-            raise InputError(f"'{name}' is no artifact", mend=f"There are: {', '.join(ARTIFACTS)}.")
     for name in plan.tumors:
-        if find(name).kind != "tumor":
-            raise InputError(f"'{name}' is an organ", mend="Name a tumor, such as 'Liver Tumor'.")
+        tumor_class(name)
     if not all(0.3 <= step <= 12 for step in plan.spacing):
         raise InputError(f"a spacing of {plan.spacing} mm is not made", mend="Give 0.3 to 12 mm along each axis.")
 
@@ -214,7 +210,7 @@ def _grow(
     host, where = _host(structures, kind.hosts, plan, number, tumors)
     if host is None:
         return image, structures, {"kind": kind.name, "skipped": f"no {' or '.join(kind.hosts)} in the scan"}
-    vessels = organ_mask(structures, _HEPATIC_VESSEL) if where == "Liver" else None
+    vessels = organ_mask(structures, HEPATIC_VESSEL) if where == "Liver" else None
     seed = int(generator(plan.seed, "tumor", number).integers(1 << 31))
     try:
         grown = insert_tumor(image, host, plan.spacing, kind.name, seed, phase=phase, vessels=vessels)

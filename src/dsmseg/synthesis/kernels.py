@@ -8,6 +8,9 @@ from numba import njit
 
 from dsmseg.model.kernels.compilation import compiled
 
+# What the painter does with a structure beyond mean and texture.
+HOLLOW, BONE, KIDNEY, LUNG, VESSELS, FAT, MUSCLE = range(1, 8)
+
 
 @njit(inline="always")
 def mix(value):
@@ -53,6 +56,15 @@ def upsample(field, index, weight):
     return out
 
 
+@njit(inline="always")
+def claim(structures, depths, heights, at, structure, depth, height):
+    """Give a voxel to a structure that is ``depth`` mm deep there; of two pieces of one structure the deeper stays."""
+    if depth > np.float32(0.0) and (structures[at] != structure or depth > depths[at]):
+        structures[at] = structure
+        depths[at] = depth
+        heights[at] = np.int8(max(-100.0, min(100.0, 100.0 * height)))
+
+
 @compiled()
 def blob(
     place,
@@ -72,13 +84,12 @@ def blob(
     lumpy,
     structure,
     over,
-    deeper,
 ):
     for i in range(box[0], box[1]):
         for j in range(box[2], box[3]):
             for k in range(box[4], box[5]):
                 old = structures[i, j, k]
-                if not (over[old] or (deeper and old == structure)):
+                if not over[old]:
                     continue
                 x = place[0, i, j, k] - center[0]
                 y = place[1, i, j, k] - center[1]
@@ -105,11 +116,7 @@ def blob(
                         - planes[p, 2] * place[2, i, j, k]
                     )
                     depth = min(depth, d + np.float32(0.5) * lumpy * lumps[i, j, k])
-                if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
-                    continue
-                structures[i, j, k] = structure
-                depths[i, j, k] = depth
-                heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / half_depth)))
+                claim(structures, depths, heights, (i, j, k), structure, depth, y / half_depth)
 
 
 @compiled()
@@ -128,7 +135,6 @@ def segments(
     lumpy,
     structure,
     over,
-    apart,
 ):
     for n in range(boxes.shape[0]):
         sx, sy, sz = ends[n, 0, 0], ends[n, 0, 1], ends[n, 0, 2]
@@ -142,7 +148,7 @@ def segments(
             for j in range(boxes[n, 2], boxes[n, 3]):
                 for k in range(boxes[n, 4], boxes[n, 5]):
                     old = structures[i, j, k]
-                    if not (over[old] or (apart and old == structure)):
+                    if not (over[old] or old == structure):
                         continue
                     x = (place[0, i, j, k] - sx) * squeeze[0]
                     y = (place[1, i, j, k] - sy) * squeeze[1]
@@ -156,11 +162,7 @@ def segments(
                     if lumpy > 0:
                         depth += lumpy * lumps[i, j, k]
                     depth = min(depth, walls[i, j, k] - wall)
-                    if depth <= np.float32(0.0) or (old == structure and depth <= depths[i, j, k]):
-                        continue
-                    structures[i, j, k] = structure
-                    depths[i, j, k] = depth
-                    heights[i, j, k] = np.int8(max(-100.0, min(100.0, 100.0 * y / max(radius, np.float32(0.1)))))
+                    claim(structures, depths, heights, (i, j, k), structure, depth, y / max(radius, np.float32(0.1)))
 
 
 @compiled()
@@ -255,7 +257,7 @@ def paint(structures, depth, height, fine, coarse, ridge, filling, table):
                 grain = row[1] * (np.float32(0.75) * f + np.float32(0.65) * c)
                 value = row[0] + grain
                 kind = int(row[13])
-                if kind == 1:  # hollow
+                if kind == HOLLOW:  # a wall around contents
                     if d >= row[2]:
                         u = np.float32(0.012) * height[i, j, k] + np.float32(0.75) * filling[i, j, k]
                         rank = np.float32(0.52) - np.float32(0.34) * u  # about 0 to 1, from the top down
@@ -271,25 +273,25 @@ def paint(structures, depth, height, fine, coarse, ridge, filling, table):
                             value = row[12] + np.float32(25.0) * f
                         else:
                             value = row[0] + np.float32(0.6) * grain
-                elif kind == 2:  # bone: cortex around spongy bone
+                elif kind == BONE:  # cortex around spongy bone
                     if d < row[2]:
                         value = row[3] + np.float32(60.0) * f
-                elif kind == 3:  # kidney: cortex around medulla
+                elif kind == KIDNEY:  # cortex around medulla
                     deep = d + np.float32(3.0) * ridge[i, j, k]
                     if deep > row[2]:
                         value += row[3] - row[0]
-                elif kind == 4:  # lung: denser where it lies lower
+                elif kind == LUNG:  # denser where it lies lower
                     value = row[0] + grain - row[4] * np.float32(0.01) * height[i, j, k]
                     if abs(ridge[i, j, k] + np.float32(0.3) * f) < row[2] and d > np.float32(4.0):
                         value = row[3]
-                elif kind == 5:  # vessels inside
+                elif kind == VESSELS:  # inside
                     if abs(ridge[i, j, k]) < row[2]:
                         value += row[3]
-                elif kind == 6:  # strands in fat
+                elif kind == FAT:  # strands
                     strand = f + np.float32(0.8) * c
                     if strand > row[2]:
                         value += row[3] * min(strand - row[2], np.float32(1.0))
-                elif kind == 7:  # fat in muscle
+                elif kind == MUSCLE:  # fat in it
                     streak = np.float32(0.7) * f - np.float32(0.9) * c
                     if streak > row[2]:
                         value -= row[3] * min(streak - row[2], np.float32(1.0))

@@ -1,7 +1,6 @@
 """Phantoms on demand: each patch is a new patient, drawn where it is needed and nowhere else."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -77,13 +76,8 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     return Sample(torch.from_numpy(image), organs, inside, anatomy.annotated_organs)
 
 
-@cache
-def _all_places() -> tuple[tuple[tuple[float, float, float], ...], ...]:
-    return tuple(_PLACES.values())
-
-
 def _place(random: Generator) -> NDArray[np.float64]:
-    places = _all_places()[int(random.integers(len(_PLACES)))]
+    places = list(_PLACES.values())[int(random.integers(len(_PLACES)))]
     return np.array(places[int(random.integers(len(places)))])
 
 

@@ -9,13 +9,12 @@ from torch import Generator, Tensor
 
 from dsmseg.inference.windows import channels
 from dsmseg.model.losses import PartialLabels
+from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.bodies import Body, PatchPlan, Sample, draw
 from dsmseg.synthesis.noise import generator as stream
 from dsmseg.synthesis.online import draw_phantom
 from dsmseg.synthesis.warp import uniform
-from dsmseg.taxonomy import find
 
-_LIVER, _HEPATIC_VESSEL = find("Liver").id, find("Hepatic Vessel").id
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
 
 
@@ -64,7 +63,7 @@ class BatchSource:
         images = torch.cat([channels(_vary(sample.image, generator), self.hu_windows) for sample in samples])
         organs = torch.stack([sample.organs for sample in samples])
         masks = torch.stack([organs == organ for organ in range(1, self.organs + 1)], dim=1)
-        masks[:, _LIVER - 1] |= organs == _HEPATIC_VESSEL
+        masks[:, LIVER - 1] |= organs == HEPATIC_VESSEL
         annotated = torch.zeros(len(samples), self.organs, dtype=torch.bool)
         for row, sample in zip(annotated, samples, strict=True):
             row[[organ - 1 for organ in sample.annotated]] = True

@@ -65,7 +65,6 @@ class Canvas:
         wall: float = -1e9,
         below: float = -1e9,
         lumpy: float = 0.0,
-        deeper: bool = False,
     ) -> None:
         """Draw an ellipsoid that gives way to walls and planes.
 
@@ -74,7 +73,7 @@ class Canvas:
             center, radii: mm in the body. turn: rotation of its axes.
             planes: rows (nx, ny, nz, d): only n . place <= d is drawn.
             wall, below: least mm inside the wall of the cavity, and below the diaphragm.
-            lumpy: mm by which the surface is uneven. deeper: where it meets its own kind, the greater depth is kept.
+            lumpy: mm by which the surface is uneven.
         """
         axes = np.eye(3) if turn is None else turn
         radii_, center_ = np.asarray(radii, np.float64), np.asarray(center, np.float64)
@@ -86,7 +85,7 @@ class Canvas:
             self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self.below, boxes[0],
             center_.astype(np.float32), (axes / radii_).T.astype(np.float32).copy(), np.float32(radii_[1]),
             np.asarray(planes, np.float32).reshape(-1, 4), np.float32(wall), np.float32(below), np.float32(lumpy),
-            structure, over, deeper,
+            structure, over,
         )  # fmt: skip
 
     def tube(
@@ -99,23 +98,21 @@ class Canvas:
         squeeze: Vector = (1.0, 1.0, 1.0),
         wall: float = -1e9,
         lumpy: float = 0.0,
-        apart: bool = True,
     ) -> None:
-        """Draw a tube through points.
+        """Draw a tube through points. Where it meets its own kind the greater depth is kept: each loop has a wall.
 
         Args:
             structure: id to draw. over: of each id whether it may be replaced.
             points: (n, 3), mm in the body. radii: one, or one a point, mm.
             squeeze: along each axis, how much thinner (above 1) or wider (below 1) than ``radii`` it is.
             wall: least mm inside the wall of the cavity. lumpy: mm by which the surface is uneven.
-            apart: where it meets its own kind, the greater depth is kept, so that each loop has a wall.
         """
         line = np.asarray(points, np.float32).reshape(-1, 3)
         thick = np.broadcast_to(np.asarray(radii, np.float32), len(line))
         ends = np.stack([line[:-1], line[1:]], axis=1)
         self.segments(
             structure, ends, np.stack([thick[:-1], thick[1:]], axis=1),
-            over=over, squeeze=squeeze, wall=wall, lumpy=lumpy, apart=apart,
+            over=over, squeeze=squeeze, wall=wall, lumpy=lumpy,
         )  # fmt: skip
 
     def segments(
@@ -128,7 +125,6 @@ class Canvas:
         squeeze: Vector = (1.0, 1.0, 1.0),
         wall: float = -1e9,
         lumpy: float = 0.0,
-        apart: bool = True,
     ) -> None:
         """Draw pieces of tubes: ``ends`` (n, 2, 3) in mm, ``radii`` (n, 2); all else as for a tube."""
         squeeze_ = np.asarray(squeeze, np.float32)
@@ -139,7 +135,7 @@ class Canvas:
         kernels.segments(
             self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[seen],
             ends[seen].astype(np.float32), radii[seen].astype(np.float32), squeeze_,
-            np.float32(wall), np.float32(lumpy), structure, over, apart,
+            np.float32(wall), np.float32(lumpy), structure, over,
         )  # fmt: skip
 
     def _boxes(

@@ -20,7 +20,7 @@ class Patient:
     height, width, depth: relative to an adult of 172 cm and normal build. fat: mm under the skin at the side of the
     abdomen. visceral: share of the abdomen that fat takes beyond the least, 0 to 1. kyphosis: mm by which the middle of
     the thoracic spine lies further back than the lumbar. breath: mm by which the diaphragm lies higher (+) than usual.
-    missing: names of structures that are not there. arms_down: whether the arms lie beside the trunk.
+    missing: names of structures that are not there.
     """
 
     seed: int
@@ -33,7 +33,6 @@ class Patient:
     kyphosis: float
     breath: float
     missing: frozenset[str]
-    arms_down: bool
 
     def random(self, *what: str) -> Generator:
         """Give the stream of chance of one part of the body, such as "liver": the same whenever it is asked for."""
@@ -72,7 +71,6 @@ def draw_patient(seed: int, *, whole: bool = False) -> Patient:
         kyphosis=float(np.clip(22.0 + 9.0 * random.standard_normal(), 2.0, 48.0)),
         breath=float(np.clip(9.0 * random.standard_normal(), -18.0, 22.0)),
         missing=frozenset() if whole else _missing(random),
-        arms_down=bool(random.random() < 0.12),
     )
 
 

@@ -70,7 +70,7 @@ def draw_ribs(canvas: Canvas, trunk: Trunk) -> None:
 
 
 def draw_shoulders(canvas: Canvas, trunk: Trunk) -> None:
-    """Draw clavicles, scapulae and the heads of the humeri; the upper arms where they lie beside the trunk."""
+    """Draw clavicles, scapulae and the heads of the humeri."""
     random = trunk.patient.random("shoulders")
     soft = over("skin", "subcutaneous_fat", "muscle", "visceral_fat")
     wide = trunk.patient.width

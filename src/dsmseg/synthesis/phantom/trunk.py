@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dsmseg.synthesis import kernels
-from dsmseg.synthesis.phantom.canvas import Canvas, turned
+from dsmseg.synthesis.phantom.canvas import Canvas, replacing, turned
 from dsmseg.synthesis.phantom.patient import Patient
-from dsmseg.synthesis.phantom.structures import id_of, over
+from dsmseg.synthesis.phantom.structures import id_of
 
 # mm at levels (z) above the sacrum's upper end, in an adult of 172 cm; depths from the spine's middle.
 _LEVELS = (-260, -220, -150, -110, -60, 0, 60, 120, 180, 240, 300, 360, 405, 440, 480, 520)
@@ -15,24 +15,8 @@ _MUSCLE_FRONT = (78, 90, 118, 130, 126, 112, 112, 116, 126, 132, 132, 121, 100, 
 _MUSCLE_BACK = (54, 50, 40, 42, 54, 68, 70, 68, 70, 76, 83, 88, 84, 72, 55, 52)
 _CAVITY_SIDE = (1, 1, 36, 62, 74, 104, 113, 116, 123, 129, 130, 119, 92, 64, 26, 20)
 _CAVITY_FRONT = (1, 1, 84, 116, 115, 100, 100, 104, 114, 117, 113, 101, 78, 55, 34, 26)
-_PLACED_FRONT = (
-    1,
-    1,
-    84,
-    116,
-    110,
-    82,
-    80,
-    84,
-    94,
-    99,
-    98,
-    88,
-    70,
-    52,
-    34,
-    26,
-)  # for which the places of organs are given
+# For this front of the cavity the places of organs are given.
+_PLACED_FRONT = (1, 1, 84, 116, 110, 82, 80, 84, 94, 99, 98, 88, 70, 52, 34, 26)
 _CAVITY_BACK = (1, 1, 24, 34, 40, 18, 27, 38, 46, 54, 60, 58, 48, 34, 8, 2)
 _FAT_SIDE = (1.1, 1.2, 1.2, 1.1, 1.1, 1.1, 1.0, 0.9, 0.75, 0.6, 0.5, 0.45, 0.4, 0.4, 0.3, 0.3)
 _FAT_FRONT = (0.8, 0.8, 0.9, 1.1, 1.3, 1.2, 1.1, 1.0, 0.8, 0.6, 0.4, 0.4, 0.35, 0.3, 0.3, 0.3)
@@ -122,7 +106,7 @@ class Trunk:
             return
         random = self.patient.random("breasts")
         size = float(random.uniform(0.7, 1.25)) * (0.8 + self.patient.fat / 90)
-        front = np.concatenate([over("skin", "subcutaneous_fat")[:1] | True, over("skin", "subcutaneous_fat")[1:]])
+        front = replacing([0, id_of("skin"), id_of("subcutaneous_fat")])
         for side in (-1, 1):
             x, y = self.wall_at(312, 180 - side * 42, 1.0)
             turn = turned("z", -side * 35)

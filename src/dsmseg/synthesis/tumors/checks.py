@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
+from dsmseg.synthesis.anatomy import PHASES
 from dsmseg.synthesis.tumors.grid import Box
-from dsmseg.synthesis.tumors.kinds import PHASES, host_intensities, variants_of
+from dsmseg.synthesis.tumors.kinds import host_intensities, variants_of
 from dsmseg.taxonomy import StructureClass
 
 Image = Float32[NDArray[np.float32], "x y z"]

@@ -9,10 +9,10 @@ from typing import Any
 from numpy.random import Generator
 
 from dsmseg.errors import InputError
+from dsmseg.synthesis.anatomy import PHASES
 from dsmseg.synthesis.tumors.draws import uniform
 from dsmseg.taxonomy import TUMORS, StructureClass, find
 
-PHASES = ("native", "arterial", "venous")
 """Phases of contrast."""
 
 
