@@ -16,8 +16,8 @@ def draw_liver(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the liver: a right lobe that fills the space under the right dome, a left lobe before the stomach."""
     random = trunk.patient.random("liver")
     size = float(random.uniform(0.98, 1.14))
-    low = 86 + 16 * float(random.standard_normal())
-    left_end = float(random.uniform(-78, -30))
+    low = 98 + 16 * float(random.standard_normal())
+    left_end = float(random.uniform(-92, -30))
     room = over(_FAT, "muscle")
     right = trunk.put((66, 8, 205))
     slope = np.array([-0.60, -0.06, -0.80])
@@ -74,10 +74,10 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
     if not trunk.patient.has("spleen"):
         return
     random = trunk.patient.random("spleen")
-    size = float(np.clip(1 + 0.13 * random.standard_normal(), 0.75, 1.4))
-    center = trunk.put(swayed(random, [(-93, -24, 222)], 4))[0]
-    turn = turned("z", -24 + 6 * random.standard_normal()) @ turned("x", 14)
-    radii = np.array([37, 58, 63]) * size
+    size = float(np.clip(1 + 0.15 * random.standard_normal(), 0.7, 1.45))
+    center = trunk.put(swayed(random, [(-97, -22, 220)], 6))[0]
+    turn = turned("z", -24 + 9 * random.standard_normal()) @ turned("x", 14 + 8 * random.standard_normal())
+    radii = np.array([40, 62, 68]) * size
     canvas.blob(
         id_of("spleen"),
         center,
@@ -93,19 +93,23 @@ def draw_spleen(canvas: Canvas, trunk: Trunk) -> None:
 def draw_kidneys(canvas: Canvas, trunk: Trunk) -> None:
     """Draw both kidneys, with sinus and pelvis, in their fat, and the adrenal glands above them."""
     random = trunk.patient.random("kidneys")
-    fat = 2.5 + 3.5 * trunk.patient.visceral
-    both = float(random.uniform(0.9, 1.08))
+    fat = 2.5 + trunk.patient.visceral * float(random.uniform(2.0, 14.0))
+    both = float(random.uniform(0.91, 1.14))
     for side, word, level in ((1, "right", 140.0), (-1, "left", 152.0)):
-        size = both * float(random.uniform(0.96, 1.04))
-        center = trunk.put(swayed(random, [(side * 57, -8, level + 5 * random.standard_normal())], 3))[0]
-        turn = turned("y", side * 13) @ turned("x", 12) @ turned("z", -side * 32)
+        size = both * float(random.uniform(0.95, 1.05))
+        high = level + 10 * float(np.clip(random.standard_normal(), -2, 2))
+        center = trunk.put(swayed(random, [(side * 68, -8, high)], 5))[0]
+        lean, roll, face = (13, 12, 32) + 7 * random.standard_normal(3).clip(-2, 2)
+        turn = turned("y", side * lean) @ turned("x", roll) @ turned("z", -side * face)
         room = over(_FAT, "muscle", "liver", "spleen", "iliopsoas_right", "iliopsoas_left")
-        canvas.blob(id_of(_FAT), center, np.array([28, 27, 54]) * size + fat, over=over("liver", "spleen"), turn=turn)
+        behind = center + (0, -10, -4)  # liver and spleen lie before and beside it
+        around = np.array([29, 37, 58]) * size + fat
+        canvas.blob(id_of(_FAT), behind, around, over=over("liver", "spleen"), turn=turn, lumpy=2.5)
         if trunk.patient.has(f"kidney_{word}"):
             kidney = id_of(f"kidney_{word}")
-            canvas.blob(kidney, center, np.array([28, 26, 55]) * size, over=room, turn=turn, lumpy=1.4)
+            canvas.blob(kidney, center, np.array([28, 26, 55]) * size, over=room, turn=turn, wall=_CLOSE, lumpy=1.4)
             hilum = center + turn @ np.array([-side * 20.0, 4, 0])
-            sinus = np.array([15, 9, 22]) * size
+            sinus = np.array([15, 9, 22]) * size * float(random.uniform(0.7, 1.3))
             canvas.blob(id_of(_FAT), hilum, sinus, over=over(f"kidney_{word}"), turn=turn, lumpy=2.5)
             canvas.blob(id_of("renal_pelvis"), hilum, sinus * (0.5, 0.5, 0.6), over=over(_FAT), turn=turn, lumpy=1.5)
             ureter = [
@@ -186,7 +190,7 @@ def draw_vessels(canvas: Canvas, trunk: Trunk) -> None:
     canvas.tube(id_of("artery"), smooth_line(trunk.put(swayed(random, mesenteric, 1)), 4), 3.6 * wide, over=small)
     for side, level in ((1, 140), (-1, 150)):
         if trunk.patient.has("kidney_right" if side > 0 else "kidney_left"):
-            hilum = (side * 42, 4, level)
+            hilum = (side * 50, 4, level)
             start = (24, 26, 142) if side > 0 else (-16, 44, 156)
             vein = (
                 [start, (side * 28, 22, level + 4), hilum]
