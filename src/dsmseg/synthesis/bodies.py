@@ -101,8 +101,6 @@ def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sa
     """
     offsets = random_warp(plan.size, plan.spacing, plan.warp, generator) / SOURCE_SPACING
     positions = offsets + _random_center(body, plan, generator)
-    if plan.truncation > 0 and uniform(0, 1, generator) < plan.truncation:
-        positions = _repeat_beyond_slab(positions, plan, generator)
     structures, inside = sample_nearest(body.structures, positions)
     chance = stream(int(torch.randint(1 << 62, (), generator=generator)))
     if real:
@@ -117,9 +115,23 @@ def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sa
         image = _painted(structures.numpy().astype(np.uint8), hull, plan, chance)
     image = torch.where(inside, image, AIR)
     image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
-    return Sample(
-        image, torch.from_numpy(body.anatomy.organs)[structures.long()], inside, body.anatomy.annotated_organs
-    )
+    organs = torch.from_numpy(body.anatomy.organs)[structures.long()]
+    return sometimes_thin(Sample(image, organs, inside, body.anatomy.annotated_organs), plan, chance)
+
+
+def sometimes_thin(sample: Sample, plan: PatchPlan, random: Generator_) -> Sample:
+    """Make a patch, as often as the plan says, one of a thin scan: beyond some slices the outermost repeats.
+
+    An eighth to two thirds of the slices stay.
+    """
+    if random.random() >= plan.truncation:
+        return sample
+    count = plan.size[2]
+    thick = int(random.uniform(count / 8, count * 2 / 3))
+    first = int(random.uniform(0, count - thick))
+    slices = torch.arange(count).clamp(first, first + thick - 1)
+    image, organs, inside = (part[:, :, slices] for part in (sample.image, sample.organs, sample.inside))
+    return Sample(image, organs, inside, sample.annotated)
 
 
 def _recolor(
@@ -204,17 +216,6 @@ def _random_center(body: Body, plan: PatchPlan, generator: Generator) -> Float[T
     last = torch.tensor(body.structures.shape) - 1.0
     margin = torch.minimum(torch.tensor(plan.margin / SOURCE_SPACING), 0.4 * last)
     return center.clamp(min=margin, max=last - margin)
-
-
-def _repeat_beyond_slab(
-    positions: Float[Tensor, "x y z 3"], plan: PatchPlan, generator: Generator
-) -> Float[Tensor, "x y z 3"]:
-    """Keep a slab of an eighth to two thirds of the patch's slices; beyond it, image and labels repeat."""
-    count = plan.size[2]
-    thickness = int(uniform(count / 8, count * 2 / 3, generator))
-    first = int(uniform(0, count - thickness, generator))
-    slices = torch.arange(count).clamp(min=first, max=first + thickness - 1)
-    return positions[:, :, slices]
 
 
 def _landmarks(structures: np.ndarray, anatomy: Anatomy, most: int = 500) -> tuple[Tensor, ...]:

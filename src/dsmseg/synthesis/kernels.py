@@ -10,6 +10,7 @@ from dsmseg.model.kernels.compilation import compiled
 
 # What the painter does with a structure beyond mean and texture.
 HOLLOW, BONE, KIDNEY, LUNG, VESSELS, FAT, MUSCLE = range(1, 8)
+BLOCK = 4  # voxels: the side of the blocks that a tube is tried against before their voxels are
 
 
 @njit(inline="always")
@@ -120,6 +121,33 @@ def blob(
 
 
 @compiled()
+def blocks(place):
+    nx, ny, nz = place.shape[1:]
+    out = np.empty((-(-nx // BLOCK), -(-ny // BLOCK), -(-nz // BLOCK), 4), np.float32)
+    for a in range(out.shape[0]):
+        for b in range(out.shape[1]):
+            for c in range(out.shape[2]):
+                reach = np.float32(0.0)
+                for axis in range(3):
+                    low = high = place[axis, a * BLOCK, b * BLOCK, c * BLOCK]
+                    for i in range(a * BLOCK, min((a + 1) * BLOCK, nx)):
+                        for j in range(b * BLOCK, min((b + 1) * BLOCK, ny)):
+                            for k in range(c * BLOCK, min((c + 1) * BLOCK, nz)):
+                                low = min(low, place[axis, i, j, k])
+                                high = max(high, place[axis, i, j, k])
+                    out[a, b, c, axis] = np.float32(0.5) * (low + high)
+                    reach += np.float32(0.25) * (high - low) * (high - low)
+                out[a, b, c, 3] = np.sqrt(reach)
+    return out
+
+
+@njit(inline="always")
+def along(x, y, z, dx, dy, dz, per_length):
+    """Give how far along a segment the point nearest to a place is, 0 to 1."""
+    return min(max((x * dx + y * dy + z * dz) * per_length, np.float32(0.0)), np.float32(1.0))
+
+
+@compiled()
 def segments(
     place,
     structures,
@@ -127,6 +155,7 @@ def segments(
     heights,
     lumps,
     walls,
+    spheres,
     boxes,
     ends,
     radii,
@@ -136,6 +165,8 @@ def segments(
     structure,
     over,
 ):
+    nx, ny, nz = structures.shape
+    widest = max(squeeze[0], squeeze[1], squeeze[2])
     for n in range(boxes.shape[0]):
         sx, sy, sz = ends[n, 0, 0], ends[n, 0, 1], ends[n, 0, 2]
         dx, dy, dz = (
@@ -143,26 +174,38 @@ def segments(
             (ends[n, 1, 1] - sy) * squeeze[1],
             (ends[n, 1, 2] - sz) * squeeze[2],
         )
-        whole = max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
-        for i in range(boxes[n, 0], boxes[n, 1]):
-            for j in range(boxes[n, 2], boxes[n, 3]):
-                for k in range(boxes[n, 4], boxes[n, 5]):
-                    old = structures[i, j, k]
-                    if not (over[old] or old == structure):
+        per_length = np.float32(1.0) / max(dx * dx + dy * dy + dz * dz, np.float32(1e-6))
+        reach = max(radii[n, 0], radii[n, 1]) + np.float32(3.0) * lumpy
+        for a in range(boxes[n, 0] // BLOCK, -(-boxes[n, 1] // BLOCK)):
+            for b in range(boxes[n, 2] // BLOCK, -(-boxes[n, 3] // BLOCK)):
+                for c in range(boxes[n, 4] // BLOCK, -(-boxes[n, 5] // BLOCK)):
+                    x = (spheres[a, b, c, 0] - sx) * squeeze[0]
+                    y = (spheres[a, b, c, 1] - sy) * squeeze[1]
+                    z = (spheres[a, b, c, 2] - sz) * squeeze[2]
+                    t = along(x, y, z, dx, dy, dz, per_length)
+                    x, y, z = x - t * dx, y - t * dy, z - t * dz
+                    far = reach + widest * spheres[a, b, c, 3]
+                    if x * x + y * y + z * z > far * far:
                         continue
-                    x = (place[0, i, j, k] - sx) * squeeze[0]
-                    y = (place[1, i, j, k] - sy) * squeeze[1]
-                    z = (place[2, i, j, k] - sz) * squeeze[2]
-                    t = min(max((x * dx + y * dy + z * dz) / whole, np.float32(0.0)), np.float32(1.0))
-                    x -= t * dx
-                    y -= t * dy
-                    z -= t * dz
-                    radius = radii[n, 0] + t * (radii[n, 1] - radii[n, 0])
-                    depth = radius - np.sqrt(x * x + y * y + z * z)
-                    if lumpy > 0:
-                        depth += lumpy * lumps[i, j, k]
-                    depth = min(depth, walls[i, j, k] - wall)
-                    claim(structures, depths, heights, (i, j, k), structure, depth, y / max(radius, np.float32(0.1)))
+                    for i in range(a * BLOCK, min((a + 1) * BLOCK, nx)):
+                        for j in range(b * BLOCK, min((b + 1) * BLOCK, ny)):
+                            for k in range(c * BLOCK, min((c + 1) * BLOCK, nz)):
+                                old = structures[i, j, k]
+                                if not (over[old] or old == structure):
+                                    continue
+                                x = (place[0, i, j, k] - sx) * squeeze[0]
+                                y = (place[1, i, j, k] - sy) * squeeze[1]
+                                z = (place[2, i, j, k] - sz) * squeeze[2]
+                                t = along(x, y, z, dx, dy, dz, per_length)
+                                x, y, z = x - t * dx, y - t * dy, z - t * dz
+                                square = x * x + y * y + z * z
+                                if square > reach * reach:
+                                    continue
+                                radius = radii[n, 0] + t * (radii[n, 1] - radii[n, 0])
+                                depth = radius - np.sqrt(square) + lumpy * lumps[i, j, k]
+                                depth = min(depth, walls[i, j, k] - wall)
+                                height = y / max(radius, np.float32(0.1))
+                                claim(structures, depths, heights, (i, j, k), structure, depth, height)
 
 
 @compiled()
@@ -174,6 +217,11 @@ def inside(across, ahead, side, depth):
     gx, gy = np.float32(2.5) * u * su / side, np.float32(2.5) * v * sv / depth
     slope = np.sqrt(gx * gx + gy * gy)
     return (np.float32(1.0) - level) / max(slope, np.float32(2.5) / (side + depth))
+
+
+@njit(inline="always")
+def between(tables, n, row, t):
+    return tables[n, row] + t * (tables[n, row + 1] - tables[n, row])
 
 
 @compiled()
@@ -192,7 +240,6 @@ def trunk(
     ids,
 ):
     one, last = np.float32(1.0), tables.shape[1] - 2
-    level = np.empty(13, np.float32)
     for i in range(structures.shape[0]):
         for j in range(structures.shape[1]):
             for k in range(structures.shape[2]):
@@ -200,19 +247,18 @@ def trunk(
                 at = max((z - first) * per_mm, np.float32(0.0))
                 row = min(int(at), last)
                 t = min(at - np.float32(row), one)
-                for n in range(13):
-                    level[n] = tables[n, row] + t * (tables[n, row + 1] - tables[n, row])
-                across, ahead = abs(x), y - level[12]
+                y_of_spine = between(tables, 12, row, t)
+                across, ahead = abs(x), y - y_of_spine
                 behind = 1 if ahead < 0 else 0
                 ahead = abs(ahead)
-                outer = inside(across, ahead, level[0], level[1 + behind])
+                outer = inside(across, ahead, between(tables, 0, row, t), between(tables, 1 + behind, row, t))
                 if outer <= 0:
                     walls[i, j, k] = outer - 60
                     belows[i, j, k] = -1000
                     continue
-                inner = inside(across, ahead, level[3], level[4 + behind])
-                muscle = inside(across, ahead, level[6], level[7 + behind])
-                wall = inside(across, ahead, level[9], level[10 + behind])
+                inner = inside(across, ahead, between(tables, 3, row, t), between(tables, 4 + behind, row, t))
+                muscle = inside(across, ahead, between(tables, 6, row, t), between(tables, 7 + behind, row, t))
+                wall = inside(across, ahead, between(tables, 9, row, t), between(tables, 10 + behind, row, t))
                 uneven = lumps[i, j, k]
                 right = 0 if x > 0 else 1
                 px = (across - np.float32(62.0)) / np.float32(74.0)
@@ -235,7 +281,7 @@ def trunk(
                 elif below > 0:
                     structures[i, j, k], depths[i, j, k] = (ids[2], below) if below < 3 and wall > 2 else (ids[3], wall)
                 else:
-                    v = (y - level[12] - np.float32(38.0)) / np.float32(62.0)
+                    v = (y - y_of_spine - np.float32(38.0)) / np.float32(62.0)
                     middle = np.float32(13.0) + np.float32(16.0) * max(one - v * v, np.float32(0.0)) + uneven
                     lung = min(across - middle, wall - np.float32(1.5), -below)
                     if lung > 0:

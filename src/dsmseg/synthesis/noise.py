@@ -24,7 +24,7 @@ _SPLINE_DEVIATION = np.float32(0.692)
 
 def generator(*key: int | str) -> Generator:
     """Give the generator of a key, such as ``generator(seed, "organs")``: other keys give independent streams."""
-    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    digest = hashlib.sha256("\0".join(str(part) for part in key).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dsmseg.synthesis.anatomy import phantom_anatomy
 from dsmseg.synthesis.appearance import draw_look, paint
-from dsmseg.synthesis.bodies import PatchPlan, Sample
+from dsmseg.synthesis.bodies import PatchPlan, Sample, sometimes_thin
 from dsmseg.synthesis.noise import seed_of
 from dsmseg.synthesis.phantom.body import draw_body
 from dsmseg.synthesis.phantom.canvas import Frame
@@ -59,21 +59,18 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     pose = draw_pose(seed_of(random), turn=warp.rotation / 1.6, bend=0.6 * warp.elastic, matrix=shape)
     frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(random)), random)
     canvas = draw_body(patient, frame, pose)
-    structures, depth, height = canvas.structures, canvas.depth, canvas.height
-    if random.random() < plan.truncation:
-        count = plan.size[2]
-        thick = int(random.uniform(count / 8, count * 2 / 3))
-        first = int(random.uniform(0, count - thick))
-        slices = np.arange(count).clip(first, first + thick - 1)
-        structures, depth, height = structures[:, :, slices], depth[:, :, slices], height[:, :, slices]
-    image = paint(structures, depth, height, frame, draw_look(random))
+    image = paint(canvas.structures, canvas.depth, canvas.height, frame, draw_look(random))
     settings = draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
     settings = replace(settings, noise=settings.noise * float(random.uniform(0.3, 1.2)))
     image = scan(image, frame, settings) * np.float32(random.uniform(0.95, 1.05)) + np.float32(random.uniform(-12, 12))
     anatomy = phantom_anatomy()
-    inside = torch.ones(plan.size, dtype=torch.bool)
-    organs = torch.from_numpy(anatomy.organs[structures])
-    return Sample(torch.from_numpy(image), organs, inside, anatomy.annotated_organs)
+    sample = Sample(
+        torch.from_numpy(image),
+        torch.from_numpy(anatomy.organs[canvas.structures]),
+        torch.ones(plan.size, dtype=torch.bool),
+        anatomy.annotated_organs,
+    )
+    return sometimes_thin(sample, plan, random)
 
 
 def _place(random: Generator) -> NDArray[np.float64]:

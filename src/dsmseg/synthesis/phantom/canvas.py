@@ -51,6 +51,7 @@ class Canvas:
         self.lumps = smooth_noise(frame.shape, frame.spacing, frame.origin, _LUMP_SCALE, pose.seed + 7)
         self.wall = np.full(frame.shape, _FAR)
         self.below = np.full(frame.shape, _FAR)
+        self._spheres = kernels.blocks(self.place)  # around each block of voxels: middle and radius, mm in the body
         self._to_scan = np.linalg.inv(pose.matrix)
 
     def blob(
@@ -133,7 +134,7 @@ class Canvas:
         if not seen.any():
             return
         kernels.segments(
-            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, boxes[seen],
+            self.place, self.structures, self.depth, self.height, self.lumps, self.wall, self._spheres, boxes[seen],
             ends[seen].astype(np.float32), radii[seen].astype(np.float32), squeeze_,
             np.float32(wall), np.float32(lumpy), structure, over,
         )  # fmt: skip
