@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson, cores
+from dsmseg.cli_options import STYLE, AsJson
 from dsmseg.errors import InputError
+from dsmseg.resources import cores
 
 if TYPE_CHECKING:
     from dsmseg.datasets import Description, Finding, Preparation, Settings, Verified

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson, cores
+from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.resources import cores
 
 app = typer.Typer(help="Synthetic bodies and tumors, with known truth, from a seed.", **STYLE)
 

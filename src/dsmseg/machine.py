@@ -1,6 +1,5 @@
 """What runs here, and what a scan would ask of it."""
 
-import os
 import platform
 from importlib.metadata import version
 from math import prod
@@ -12,7 +11,7 @@ import torch
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from dsmseg import __version__, checkpoint
+from dsmseg import __version__, checkpoint, resources
 from dsmseg.inference.windows import DEFAULT_OVERLAP, most_windows
 from dsmseg.volume import read_scan, resampled_grid
 
@@ -32,8 +31,8 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": _cores(),
-        "memory_gb": _memory_gb(),
+        "cores": resources.cores(),
+        "memory_gb": round(resources.memory() / 1e9, 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "weights": checkpoint.packaged(),
     }
@@ -79,17 +78,3 @@ def _letters(affine: NDArray[np.float64]) -> str:
     """Where each axis of a file runs to, such as "LPS"."""
     axes = io_orientation(affine)
     return "".join(("RAS" if flip > 0 else "LPI")[int(axis)] for axis, flip in axes)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which a container can hold below what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return None

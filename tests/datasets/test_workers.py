@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dsmseg.datasets import workers as workers_module
 from dsmseg.datasets.workers import Task, memory_limit, run_all
 from dsmseg.errors import InputError
 
@@ -195,26 +194,3 @@ def test_who_takes_no_more_results_leaves_no_worker_behind(tmp_path) -> None:
     assert next(run).output == "0"
     run.close()
     assert all(gone(int(process)) for _, _, process in notes(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("texts", "limit"),
-    [
-        ((None, None), None),
-        (("max\n", None), None),
-        (("9223372036854771712", "?"), None),
-        (("1000000\n", None), 1000000),
-        ((None, "1000000"), 1000000),
-        (("2000000", "1000000"), 1000000),
-    ],
-)
-def test_a_container_s_limit_is_kept_and_where_there_is_none_the_machine_s(tmp_path, monkeypatch, texts, limit) -> None:
-    monkeypatch.setattr(workers_module, "_LIMIT_FILES", ())
-    machine = memory_limit()
-    paths = tuple(tmp_path / str(number) for number in range(len(texts)))
-    for path, text in zip(paths, texts, strict=True):
-        if text is not None:
-            path.write_text(text)
-    monkeypatch.setattr(workers_module, "_LIMIT_FILES", paths)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert memory_limit() == (machine if limit is None else pytest.approx(limit * machine / total, abs=1))

@@ -8,17 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Generic, TypeVar
 
+from dsmseg import resources
 from dsmseg.errors import DsmsegError, InputError
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 _MEMORY_SHARE = 0.6  # of the machine's memory; the rest is for everything else
-_MODEST_MEMORY = 8 << 30
-_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +38,7 @@ class Done(Generic[Input, Output]):
 
 def memory_limit() -> int:
     """Give the bytes that all workers together may take: a share of the machine's memory, or of its container's."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # a system that does not tell
-        total = _MODEST_MEMORY
-    for path in _LIMIT_FILES:
-        try:
-            total = min(total, int(path.read_text()))
-        except (OSError, ValueError):  # no limit, or no such file on this system
-            continue
-    return int(_MEMORY_SHARE * total)
+    return int(_MEMORY_SHARE * resources.memory())
 
 
 def run_all(
