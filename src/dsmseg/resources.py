@@ -1,0 +1,26 @@
+"""What this process may use of the machine: cores and memory."""
+
+import os
+from pathlib import Path
+
+_MODEST_MEMORY = 8 << 30  # assumed where a system does not tell
+_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def cores() -> int:
+    """Count the cores that this process may use, which a container can hold below what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Give the bytes of the machine's memory, or of its container's, free or not."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        total = _MODEST_MEMORY
+    for path in _LIMIT_FILES:
+        try:
+            total = min(total, int(path.read_text()))
+        except (OSError, ValueError):  # no limit, or no such file on this system
+            continue
+    return total
