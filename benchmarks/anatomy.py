@@ -9,7 +9,8 @@ import json
 
 import numpy as np
 
-from dsmseg.synthesis.cases import CasePlan, organ_mask
+from dsmseg.synthesis.anatomy import organ_mask
+from dsmseg.synthesis.cases import CasePlan
 from dsmseg.synthesis.phantom.body import draw_body
 from dsmseg.synthesis.phantom.canvas import Frame
 from dsmseg.synthesis.phantom.patient import draw_patient, draw_pose

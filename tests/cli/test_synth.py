@@ -91,6 +91,13 @@ def test_a_scan_in_another_orientation_keeps_its_own_grid(body, with_tumor, tmp_
     np.testing.assert_array_equal(np.asarray(own.dataobj)[::-1, ::-1], voxels(with_tumor / "tumor.nii.gz"))
 
 
+def test_what_is_read_is_never_replaced(body, capsys) -> None:
+    before = {path: path.read_bytes() for path in body.iterdir()}
+    assert cli.run(tumor(body, body, "--overwrite")) == 2
+    assert "holds ct.nii.gz, which is read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in body.iterdir()} == before
+
+
 def test_what_is_there_is_not_written_over(body, capsys) -> None:
     before = (body / "ct.nii.gz").read_bytes()
     assert cli.run(["synth", "phantom", "-o", str(body), "--seed", "4", "--spacing", "6,6,6"]) == 2

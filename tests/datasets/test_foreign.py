@@ -105,6 +105,11 @@ def test_an_organ_takes_its_tumors_in(tmp_path):
     assert ids_of(found)[0] == {"Liver": {1, 2}, "Liver Tumor": {2}, "Spleen": {3}}
 
 
+def test_a_tumor_is_no_part_of_the_vessels_that_it_lies_beside(tmp_path):
+    found = described(tmp_path, {"background": 0, "liver": 1, "hepatic vessel": 2, "hepatic vessel tumor": 3})
+    assert ids_of(found)[0] == {"Liver": {1, 3}, "Hepatic Vessel": {2}, "Hepatic Vessel Tumor": {3}}
+
+
 @pytest.mark.parametrize("word", ["tumor", "tumour", "cancer", "mass", "Tumors"])
 @pytest.mark.parametrize(("organ", "meant"), [("liver", "Liver Tumor"), ("pancreas", "Pancreas Tumor")])
 def test_a_bare_tumor_is_that_of_the_organ_beside_it(tmp_path, word, organ, meant):

@@ -33,8 +33,9 @@ PLAIN = (
 @cache
 def body(seed):
     patient = draw_patient(seed, whole=True)
-    frame = cases._frame(CasePlan(seed=seed, coverage="torso", spacing=(STEP,) * 3), patient)
-    return draw_body(patient, frame, draw_pose(seed, matrix=np.diag([1.0, 1.0, 1.0 / patient.height])))
+    pose = draw_pose(seed, matrix=np.diag([1.0, 1.0, 1.0 / patient.height]))
+    frame = cases._frame(CasePlan(seed=seed, coverage="torso", spacing=(STEP,) * 3), patient, pose)
+    return draw_body(patient, frame, pose)
 
 
 @cache

@@ -1,12 +1,17 @@
 """Whole cases: the same voxels for the same plan, tumors inside their hosts, no seams; patches on demand."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dsmseg import resources
 from dsmseg.errors import InputError
 from dsmseg.synthesis import cases
 from dsmseg.synthesis.bodies import PatchPlan
@@ -14,16 +19,64 @@ from dsmseg.synthesis.cases import CasePlan, make_case
 from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.online import draw_phantom
 from dsmseg.synthesis.phantom.canvas import Frame
+from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.scanner import Scanner, draw_scanner, scan
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 
 SMALL = CasePlan(seed=5, coverage="abdomen", spacing=(5.0, 5.0, 6.0), tumors=("Liver Tumor",))
 
 
+DIGESTS = ["562ad5e8115d6814", "f1b29deb64ff8fe4", "6c2bc0a1a9486a0c"]
+
+
+def digests(plan: CasePlan) -> list[str]:
+    case = make_case(plan)
+    return [hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in (case.image, case.structures, case.tumors)]
+
+
 def test_the_same_plan_gives_the_same_bytes_on_every_machine() -> None:
-    case = make_case(SMALL)
-    digests = [hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in (case.image, case.structures)]
-    assert digests == ["2817880d123030e8", "664475eaae3533cd"]
+    assert digests(SMALL) == DIGESTS
+
+
+def test_an_older_processor_gives_the_same_bytes() -> None:
+    """The libraries choose their code by the processor: an older one is pretended, and numba compiles for any."""
+    older = {
+        "NPY_DISABLE_CPU_FEATURES": _newer_features(),
+        "OPENBLAS_CORETYPE": "Prescott",
+        "NUMBA_CPU_NAME": "generic",
+    }
+    script = "from test_cases import SMALL, digests; print(*digests(SMALL))"
+    run = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", script],
+        env={**os.environ, **older},
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == DIGESTS
+
+
+def _newer_features() -> str:
+    """Name what numpy would use of this processor beyond what every one of its kind has."""
+    return " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+
+
+def test_the_body_and_its_table_lie_within_the_scan() -> None:
+    air = 0
+    for seed in range(8):
+        case = make_case(CasePlan(seed=seed, coverage="torso" if seed % 2 else "abdomen", spacing=(6.0, 6.0, 8.0)))
+        body = (case.structures != air) & (case.structures != id_of("table")) & (case.structures != id_of("cushion"))
+        for side in (body[0], body[-1], body[:, 0], body[:, -1]):
+            assert not side.any(), seed
+
+
+def test_the_record_measures_each_lesion_as_it_is_after_later_tumors_have_pushed() -> None:
+    plan = replace(SMALL, spacing=(2.5, 2.5, 3.0), tumors=("Liver Tumor", "Liver Tumor", "Kidney Tumor"), whole=True)
+    case = make_case(plan)
+    for kind in ("Liver Tumor", "Kidney Tumor"):
+        mask = case.mask(find(kind).id)
+        rows = [row for one in case.record["tumors"] if one["kind"] == kind for row in one["lesions"]]
+        assert sum(row["voxels"] for row in rows) == mask.sum()
+        center = np.average([row["center_voxel"] for row in rows], axis=0, weights=[row["voxels"] for row in rows])
+        np.testing.assert_allclose(center, np.argwhere(mask).mean(axis=0), atol=0.01)
 
 
 @pytest.mark.parametrize("artifacts", [(), ("metal", "motion", "beam hardening")])
@@ -43,7 +96,7 @@ def test_an_organ_holds_its_tumor_and_the_liver_its_vessels() -> None:
     assert vessels.any()
     assert not (tumor & ~liver).any()
     assert not (vessels & ~liver).any()
-    assert (case.tumor_labels() > 0).sum() == tumor.sum()
+    assert (case.tumors > 0).sum() == tumor.sum()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +133,7 @@ def test_an_organ_outside_of_the_scan_is_empty() -> None:
 def test_a_tumor_without_a_host_is_told_not_invented() -> None:
     case = make_case(CasePlan(seed=1, coverage="pelvis", spacing=(6.0, 6.0, 6.0), tumors=("Lung Tumor",)))
     assert "skipped" in case.record["tumors"][0]
-    assert not case.tumors
+    assert not case.tumors.any()
 
 
 @pytest.mark.parametrize(
@@ -91,11 +144,18 @@ def test_a_tumor_without_a_host_is_told_not_invented() -> None:
         ({"artifacts": ("rust",)}, "no artifact"),
         ({"tumors": ("Liver",)}, "is an organ"),
         ({"spacing": (0.0, 1.0, 1.0)}, "spacing"),
+        ({"tumors": ("Liver Tumor",) * 31}, "too many"),
     ],
 )
 def test_what_cannot_be_made_is_refused(change, told) -> None:
     with pytest.raises(InputError, match=told):
         make_case(CasePlan(seed=1, **change))
+
+
+def test_a_scan_that_does_not_fit_into_memory_is_refused_before_it_is_drawn(monkeypatch) -> None:
+    monkeypatch.setattr(resources, "memory", lambda: 1 << 29)
+    with pytest.raises(InputError, match="GB"):
+        make_case(CasePlan(seed=1, coverage="torso", spacing=(0.5, 0.5, 0.5)))
 
 
 def test_noise_is_as_strong_as_asked_for() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dsmseg.synthesis.cases import organ_mask
+from dsmseg.synthesis.anatomy import organ_mask
 from dsmseg.synthesis.phantom.body import draw_body
 from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose, replacing, smooth_line
 from dsmseg.synthesis.phantom.patient import draw_patient, draw_pose

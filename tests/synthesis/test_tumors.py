@@ -104,10 +104,11 @@ def test_nothing_changes_far_from_the_tumor():
 )
 def test_contrast_has_the_sign_of_the_table(kind, level, phase, sign):
     image, host = scan(kind, level=level, noise=3.0)
-    for seed in range(4):
+    changes = []
+    for seed in range(8):
         tumor = insert_tumor(image, host, (3, 3, 3), kind, seed, phase=phase, diameter_mm=30)
-        change = (tumor.image - image)[tumor.mask].mean()
-        assert sign * change > 8
+        changes.append((tumor.image - image)[tumor.mask].mean())
+    assert sign * np.median(changes) > 8  # one that holds chalk may come out otherwise
 
 
 def test_a_cyst_is_near_water():

@@ -137,7 +137,7 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
             ids_of.setdefault(found[0].name, set()).update(by_name_[name])
     for one in CLASSES:
         if one.kind == "tumor" and one.name in ids_of:
-            for host in one.hosts:
+            for host in _homes(one):
                 if host in ids_of:
                     ids_of[host] |= ids_of[one.name]
     separated = []
@@ -148,7 +148,7 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
             and not {one.name for one in found} <= ids_of.keys()  # each side has a label of its own too
         ):
             right, left = sorted(found, key=lambda one: one.side == "left")
-            tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in one.hosts]
+            tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in _homes(one)]
             ids = set(by_name_[name]).union(*(ids_of[tumor] for tumor in tumors))
             rule = RULE_OF[right.name]
             separated.append(
@@ -161,6 +161,15 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
     }
 
 
+def _homes(one: StructureClass) -> tuple[str, ...]:
+    """Give the organs that a tumor is a part of: its main host, on both sides. It lies beside the others."""
+    return tuple(host for host in one.hosts if _bare(host) == _bare(one.hosts[0]))
+
+
+def _bare(organ: str) -> str:
+    return re.sub("^(Right|Left) ", "", organ)
+
+
 def _look_up(text: str) -> tuple[StructureClass, ...]:
     try:
         return find_all(text.replace("_", " ").replace(",", " "))
@@ -170,7 +179,7 @@ def _look_up(text: str) -> tuple[StructureClass, ...]:
 
 def _of_organ(text: str, organs: Sequence[StructureClass], title: str) -> tuple[StructureClass, ...]:
     """Give the tumor that a bare "tumor" or "cyst" means beside ``organs``, or in a data set of this title."""
-    names = [re.sub("^(Right|Left) ", "", one.name) for one in organs] or [title]
+    names = [_bare(one.name) for one in organs] or [title]
     found = {one for name in names for one in _look_up(f"{name} {text}") if one.kind == "tumor"}
     return tuple(found) if len(found) == 1 else ()
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.files import replacing
 from dsmseg.inference import Progress
-from dsmseg.synthesis.cases import Case, CasePlan, make_case, organ_mask
+from dsmseg.synthesis.anatomy import organ_mask
+from dsmseg.synthesis.cases import Case, CasePlan, make_case
 from dsmseg.synthesis.scanner import ARTIFACTS
 from dsmseg.synthesis.tumors import insert_tumor
 from dsmseg.taxonomy import TUMORS, by_id, find

@@ -73,6 +73,16 @@ def phantom_anatomy() -> Anatomy:
     return _anatomy([*table["structures"], *more["structures"]], [*table["organs"].items(), *more["organs"].items()])
 
 
+def organ_mask(structures: NDArray[np.uint8], class_id: int) -> NDArray[np.bool_]:
+    """Mark an organ in structures; the liver holds the hepatic vessels."""
+    organs = phantom_anatomy().organs
+    chosen = organs == class_id
+    if class_id == LIVER:
+        chosen = chosen | (organs == HEPATIC_VESSEL)
+    marked: NDArray[np.bool_] = chosen[structures]
+    return marked
+
+
 def _anatomy(names: Sequence[str], organs_of: Iterable[tuple[str, list[str]]]) -> Anatomy:
     structures = ("", *names)
     organs = np.zeros(len(structures), np.uint8)

@@ -1,7 +1,7 @@
 """Whole synthetic cases: a patient, scanned, with known truth and, where asked for, tumors."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float64, Int16, UInt8
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from dsmseg import resources
 from dsmseg.errors import InputError
-from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER, PHASES, phantom_anatomy
+from dsmseg.synthesis.anatomy import PHASES, organ_mask, phantom_anatomy
 from dsmseg.synthesis.appearance import Look, draw_look, paint
+from dsmseg.synthesis.growing import MOST_TUMORS, GrowingBody
 from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.phantom.body import draw_body
 from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
@@ -19,9 +21,8 @@ from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
 from dsmseg.synthesis.scanner import draw_scanner, scan
-from dsmseg.synthesis.tumors import insert_tumor
 from dsmseg.synthesis.tumors.kinds import tumor_class
-from dsmseg.taxonomy import by_id, find
+from dsmseg.taxonomy import by_id
 
 # mm above the sacrum's upper end, in an adult of 172 cm: where a scan begins and ends.
 COVERAGES: dict[str, tuple[float, float]] = {
@@ -33,6 +34,9 @@ COVERAGES: dict[str, tuple[float, float]] = {
     "torso": (-185, 465),
 }
 _SLAB = 3_000_000  # voxels drawn at a time
+_SLAB_BYTES, _VOXEL_BYTES = 450_000_000, 9  # a little above what a case takes: by itself, and each voxel
+_TILT = 40.0  # mm along z that a turned body may show beyond the levels of its scan
+_UNDER_TABLE = 40.0  # mm below the back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,42 +61,26 @@ class CasePlan:
 class Case:
     """A scan in RAS with its truth.
 
-    image: HU. structures: ids of `phantom_anatomy`. affine: voxel -> mm. tumors: mask of each tumor class that was
-    grown. record: what was drawn.
+    image: HU. structures: ids of `phantom_anatomy`. affine: voxel -> mm. tumors: ids of the taxonomy. record: what
+    was drawn.
     """
 
     image: Int16[NDArray[np.int16], "x y z"]
     structures: UInt8[NDArray[np.uint8], "x y z"]
     affine: Float64[NDArray[np.float64], "4 4"]
+    tumors: UInt8[NDArray[np.uint8], "x y z"]
     record: dict[str, Any]
-    tumors: dict[int, Bool[NDArray[np.bool_], "x y z"]] = field(default_factory=dict)
 
     def mask(self, class_id: int) -> Bool[NDArray[np.bool_], "x y z"]:
         """Mark the voxels of a class of the taxonomy. An organ holds its tumors, the liver its vessels too."""
         if by_id(class_id).kind == "tumor":
-            return self.tumors.get(class_id, np.zeros(self.structures.shape, np.bool_))
+            marked: NDArray[np.bool_] = self.tumors == class_id
+            return marked
         return organ_mask(self.structures, class_id)
 
     def organs(self) -> UInt8[NDArray[np.uint8], "x y z"]:
         """Give the label map of the organs: ids of the taxonomy, hepatic vessels apart from the liver."""
         return phantom_anatomy().organs[self.structures]
-
-    def tumor_labels(self) -> UInt8[NDArray[np.uint8], "x y z"]:
-        """Give the label map of the tumors: ids of the taxonomy."""
-        labels = np.zeros(self.structures.shape, np.uint8)
-        for class_id, mask in self.tumors.items():
-            labels[mask] = class_id
-        return labels
-
-
-def organ_mask(structures: NDArray[np.uint8], class_id: int) -> NDArray[np.bool_]:
-    """Mark an organ in structures; the liver holds the hepatic vessels."""
-    organs = phantom_anatomy().organs
-    chosen = organs == class_id
-    if class_id == LIVER:
-        chosen = chosen | (organs == HEPATIC_VESSEL)
-    marked: NDArray[np.bool_] = chosen[structures]
-    return marked
 
 
 def make_case(plan: CasePlan) -> Case:
@@ -104,23 +92,21 @@ def make_case(plan: CasePlan) -> Case:
     _check(plan)
     patient = draw_patient(plan.seed, whole=plan.whole)
     pose = draw_pose(plan.seed, matrix=np.diag([1.0, 1.0, 1.0 / patient.height]))
-    frame = _frame(plan, patient)
+    frame = _frame(plan, patient, pose)
+    _check_memory(frame)
     random = generator(plan.seed, "scan")
     look = draw_look(random, plan.phase or PHASES[int(random.integers(3))])
     scanner = draw_scanner(random, plan.spacing[2], plan.artifacts)
-    structures, image = _draw(patient, frame, pose, look)
     affine = np.diag([*plan.spacing, 1.0])
     affine[:3, 3] = frame.origin
-    tumors: dict[int, NDArray[np.bool_]] = {}
-    records = []
+    body = GrowingBody(*_draw(patient, frame, pose, look), plan.spacing)
     for number, name in enumerate(plan.tumors):
-        image, structures, record = _grow(image, structures, plan, name, number, look.phase, tumors)
-        records.append(record)
+        body.grow(tumor_class(name), look.phase, plan.seed, "tumor", number)
     if "metal" in plan.artifacts:
-        scanner = replace(scanner, implant=_place_in_bone(structures, frame, random))
+        scanner = replace(scanner, implant=_place_in_bone(body.structures, frame, random))
     hu = np.empty(frame.shape, np.int16)
     for part, box, margin in _slabs(frame, reach=5):
-        scanned = scan(image[:, :, box], part, scanner, (0, 0, box.start))
+        scanned = scan(body.image[:, :, box], part, scanner, (0, 0, box.start))
         hu[:, :, box.start + margin[0] : box.stop - margin[1]] = _rounded(
             scanned[:, :, margin[0] : scanned.shape[2] - margin[1]]
         )
@@ -130,9 +116,9 @@ def make_case(plan: CasePlan) -> Case:
         "phase": look.phase,
         "patient": patient.record,
         "artifacts": list(plan.artifacts),
-        "tumors": records,
+        "tumors": body.measured_records(),
     }
-    return Case(hu, structures, affine, record, tumors)
+    return Case(hu, body.structures, affine, body.tumors(), record)
 
 
 def _check(plan: CasePlan) -> None:
@@ -142,20 +128,34 @@ def _check(plan: CasePlan) -> None:
         raise InputError(f"'{plan.phase}' is no contrast phase", mend=f"There are: {', '.join(PHASES)}.")
     for name in plan.tumors:
         tumor_class(name)
+    if len(plan.tumors) > MOST_TUMORS:
+        raise InputError(f"{len(plan.tumors)} tumors are too many", mend=f"Ask for {MOST_TUMORS} or fewer.")
     if not all(0.3 <= step <= 12 for step in plan.spacing):
         raise InputError(f"a spacing of {plan.spacing} mm is not made", mend="Give 0.3 to 12 mm along each axis.")
 
 
-def _frame(plan: CasePlan, patient: Patient) -> Frame:
-    trunk = Trunk(patient)
+def _check_memory(frame: Frame) -> None:
+    voxels = math.prod(frame.shape)
+    need, there = _SLAB_BYTES + _VOXEL_BYTES * voxels, resources.memory()
+    if need > 0.9 * there:
+        shape = " x ".join(map(str, frame.shape))
+        raise InputError(
+            f"a scan of {shape} voxels takes {need / 1e9:.1f} GB, and there are {there / 1e9:.1f}",
+            mend="Take a larger spacing or a smaller coverage.",
+        )
+
+
+def _frame(plan: CasePlan, patient: Patient, pose: Pose) -> Frame:
+    """Give the grid that holds all of the body between the levels of the coverage, the table too."""
     low, high = (level * patient.height for level in COVERAGES[plan.coverage])
-    rows = (trunk.z * patient.height > low) & (trunk.z * patient.height < high)
-    side = float(trunk.tables[0][rows].max()) + 18
-    front = float((trunk.tables[1] + trunk.spine)[rows].max()) + 22
-    back = float((trunk.spine - trunk.tables[2])[rows].min()) - 42
-    spans = (2 * side, front - back, high - low)
-    shape = [max(8, int(span / step)) for span, step in zip(spans, plan.spacing, strict=True)]
-    return Frame((shape[0], shape[1], shape[2]), plan.spacing, (-side, back, low))
+    hull = Trunk(patient).hull(low / patient.height - _TILT, high / patient.height + _TILT)
+    places = hull @ np.linalg.inv(pose.matrix).T
+    margin = 2.5 * pose.bend + 6
+    left, back = places[:, :2].min(axis=0) - margin - (0, _UNDER_TABLE)
+    right, front = places[:, :2].max(axis=0) + margin
+    spans = (right - left, front - back, high - low)
+    shape = [max(8, math.ceil(span / step)) for span, step in zip(spans, plan.spacing, strict=True)]
+    return Frame((shape[0], shape[1], shape[2]), plan.spacing, (float(left), float(back), low))
 
 
 def _slabs(frame: Frame, reach: int = 0) -> list[tuple[Frame, slice, tuple[int, int]]]:
@@ -172,18 +172,17 @@ def _slabs(frame: Frame, reach: int = 0) -> list[tuple[Frame, slice, tuple[int, 
     return slabs
 
 
-def _draw(patient: Patient, frame: Frame, pose: Pose, look: Look) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _draw(patient: Patient, frame: Frame, pose: Pose, look: Look) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     structures, image = np.empty(frame.shape, np.uint8), np.empty(frame.shape, np.float32)
     random = patient.random("table")
     plank = (float(random.uniform(2, 14)), float(random.uniform(0.0004, 0.0016)), float(random.uniform(8, 20)))
-    trunk = Trunk(patient)
-    back = float((trunk.spine - trunk.tables[2]).min())
+    back = frame.origin[1] + _UNDER_TABLE
     for part, box, _ in _slabs(frame):
         canvas = draw_body(patient, part, pose)
         _put_table(canvas, part, back, plank)
         structures[:, :, box] = canvas.structures
         image[:, :, box] = paint(canvas.structures, canvas.depth, canvas.height, part, look)
-    return structures, image
+    return image, structures
 
 
 def _put_table(canvas: Canvas, frame: Frame, back: float, plank: tuple[float, float, float]) -> None:
@@ -195,58 +194,6 @@ def _put_table(canvas: Canvas, frame: Frame, back: float, plank: tuple[float, fl
     under = top[:, None] - y[None, :]
     air = canvas.structures == 0
     canvas.structures[air & ((under > 0) & (under < thick))[:, :, None]] = id_of("table")
-
-
-def _grow(
-    image: NDArray[np.float32],
-    structures: NDArray[np.uint8],
-    plan: CasePlan,
-    name: str,
-    number: int,
-    phase: str,
-    tumors: dict[int, NDArray[np.bool_]],
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
-    kind = find(name)
-    host, where = _host(structures, kind.hosts, plan, number, tumors)
-    if host is None:
-        return image, structures, {"kind": kind.name, "skipped": f"no {' or '.join(kind.hosts)} in the scan"}
-    vessels = organ_mask(structures, HEPATIC_VESSEL) if where == "Liver" else None
-    seed = int(generator(plan.seed, "tumor", number).integers(1 << 31))
-    try:
-        grown = insert_tumor(image, host, plan.spacing, kind.name, seed, phase=phase, vessels=vessels)
-    except InputError as error:
-        return image, structures, {"kind": kind.name, "skipped": error.what}
-    structures = grown.displacement.pushed(structures)
-    inside = phantom_anatomy().organs == find(where).id
-    host_ids = np.flatnonzero(inside)
-    stray = grown.mask & ~organ_mask(structures, find(where).id)
-    structures[stray] = np.bincount(structures[host & inside[structures]], minlength=256).argmax() or host_ids[0]
-    for class_id in tumors:
-        tumors[class_id] = grown.displacement.pushed(tumors[class_id].astype(np.uint8)) > 0
-    tumors[kind.id] = tumors.get(kind.id, np.zeros(grown.mask.shape, np.bool_)) | grown.mask
-    return grown.image, structures, dict(grown.record) | {"host": where}
-
-
-def _host(
-    structures: NDArray[np.uint8],
-    hosts: Sequence[str],
-    plan: CasePlan,
-    number: int,
-    tumors: dict[int, NDArray[np.bool_]],
-) -> tuple[NDArray[np.bool_] | None, str]:
-    """Choose one of the hosts that the scan shows; what other tumors hold already is not free."""
-    found = []
-    for name in hosts:
-        mask = organ_mask(structures, find(name).id)
-        for other in tumors.values():
-            mask &= ~other
-        if mask.any():
-            found.append((mask, name))
-    if not found:
-        return None, ""
-    paired = len(found) > 1 and found[0][1].startswith(("Right", "Left"))
-    chosen = int(generator(plan.seed, "host", number).integers(len(found))) if paired else 0
-    return found[chosen]
 
 
 def _place_in_bone(structures: NDArray[np.uint8], frame: Frame, random: Generator) -> tuple[float, float, float] | None:

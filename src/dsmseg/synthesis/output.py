@@ -25,7 +25,7 @@ def write_case(case: Case, directory: Path, *, overwrite: bool = False) -> None:
     """
     refuse_existing(directory, overwrite)
     volume = Volume.from_own(case.image, case.affine)
-    organs, tumors = case.organs(), case.tumor_labels()
+    organs, tumors = case.organs(), case.tumors
     with replacing_folder(directory) as folder:
         write_nifti(folder / "ct.nii.gz", case.image, volume)
         write_nifti(folder / "organs.nii.gz", organs, volume, names=_present(organs))
@@ -58,10 +58,12 @@ def add_tumor(
         What is in ``record.json``.
 
     Raises:
-        InputError: a file cannot be read, the mask does not lie on the scan's grid or is ambiguous.
+        InputError: a file cannot be read, the mask does not lie on the scan's grid or is ambiguous, or the output would
+            replace an input.
         OutputError: the folder cannot be written.
     """
     refuse_existing(output, overwrite)
+    _refuse_losing(output, [scan, organ_mask] if vessels is None else [scan, organ_mask, vessels])
     if find(kind).kind != "tumor":
         raise InputError(f"'{kind}' is an organ", where="--kind", mend="Name a tumor, such as 'Liver Tumor'.")
     volume = read_scan(scan)
@@ -88,6 +90,12 @@ def refuse_existing(directory: Path, overwrite: bool) -> None:
         raise InputError("is a file", where=directory, mend="Name a folder to write to.")
     if directory.exists() and any(directory.iterdir()) and not overwrite:
         raise InputError("exists", where=directory, mend="Add --overwrite, or choose another folder.")
+
+
+def _refuse_losing(directory: Path, inputs: list[Path]) -> None:
+    for path in inputs:
+        if path.resolve().is_relative_to(directory.resolve()):
+            raise InputError(f"holds {path.name}, which is read", where=directory, mend="Choose another folder.")
 
 
 def _read_mask(path: Path, volume: Volume, scan: Path, label: int | None) -> NDArray[np.bool_]:

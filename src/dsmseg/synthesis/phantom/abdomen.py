@@ -142,7 +142,7 @@ def _draw_adrenal(canvas: Canvas, trunk: Trunk, side: int, word: str) -> None:
 def draw_pancreas(canvas: Canvas, trunk: Trunk) -> None:
     """Draw the pancreas from the duodenum's curve to the spleen, with the splenic vein behind it."""
     random = trunk.patient.random("pancreas")
-    thick = float(random.uniform(1.0, 1.42))
+    thick = float(random.uniform(1.0, 1.36))
     room = over(_FAT, "muscle", "liver", "spleen", "kidney_left")
     line = [(36, 34, 124), (36, 36, 142), (20, 44, 152), (2, 50, 158), (-22, 42, 166), (-48, 20, 176), (-74, -4, 190)]
     way = smooth_line(trunk.put(swayed(random, line, 2.5)), 4)

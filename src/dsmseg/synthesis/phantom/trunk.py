@@ -102,17 +102,33 @@ class Trunk:
 
     def draw_breasts(self, canvas: Canvas) -> None:
         """Draw the breasts of a woman: fat and gland under skin, lying to the sides."""
+        front = replacing([0, id_of("skin"), id_of("subcutaneous_fat")])
+        for side, center, radii in self._breasts():
+            turn = turned("z", -side * 35)
+            for name, share in (("skin", 1.0), ("subcutaneous_fat", 0.96), ("breast", 0.55)):
+                lumpy = 1.5 if share < 0.9 else 0
+                canvas.blob(id_of(name), center, radii * share, over=front, turn=turn, lumpy=lumpy)
+
+    def hull(self, low: float, high: float) -> NDArray[np.float64]:
+        """Give places (n, 3) in mm on boxes around all that lies between two levels."""
+        rows = np.flatnonzero((self.z >= low) & (self.z <= high))
+        side, front, back = self.tables[:3, rows].astype(np.float64)
+        spine, level = self.spine[rows], self.z[rows]
+        corners = [(sign * side, y, level) for sign in (-1, 1) for y in (spine + front, spine - back)]
+        points = [np.stack(corner, axis=-1) for corner in corners]
+        for _, center, radii in self._breasts():
+            if low < center[2] + radii.max() and center[2] - radii.max() < high:
+                points.append(center + radii.max() * np.array([(1, 1, 0), (-1, 1, 0), (1, -1, 0), (-1, -1, 0)]))
+        return np.concatenate(points)
+
+    def _breasts(self) -> list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+        """Give side, center and radii of each breast."""
         if self.patient.sex == "male":
-            return
+            return []
         random = self.patient.random("breasts")
         size = float(random.uniform(0.7, 1.25)) * (0.8 + self.patient.fat / 90)
-        front = replacing([0, id_of("skin"), id_of("subcutaneous_fat")])
-        for side in (-1, 1):
-            x, y = self.wall_at(312, 180 - side * 42, 1.0)
-            turn = turned("z", -side * 35)
-            for name, radii in (("skin", 1.0), ("subcutaneous_fat", 0.96), ("breast", 0.55)):
-                grown = np.array([58, 40, 62]) * size * radii
-                canvas.blob(id_of(name), (x, y + 8, 312), grown, over=front, turn=turn, lumpy=1.5 if radii < 0.9 else 0)
+        places = [(side, self.wall_at(312, 180 - side * 42, 1.0)) for side in (-1, 1)]
+        return [(side, np.array([x, y + 8, 312.0]), np.array([58.0, 40, 62]) * size) for side, (x, y) in places]
 
     def _along(self, row: tuple[float, ...]) -> NDArray[np.float64]:
         line = np.interp(self.z, _LEVELS, row)

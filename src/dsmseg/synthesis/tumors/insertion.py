@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
@@ -31,15 +31,21 @@ _ATTEMPTS = 12
 class InsertedTumor:
     """A scan with a tumor in it.
 
-    ``image`` is in HU, ``mask`` the tumor (a subset of the host given), ``host`` the organ after the mass effect, with
-    the tumor. ``record`` can be written as JSON and holds all that makes the tumor again, and a row a lesion.
+    ``image`` is in HU; ``lesions`` numbers the tumor's lesions from 1 (all in the host given), ``host`` is the organ
+    after the mass effect, with the tumor. ``record`` can be written as JSON and holds all that makes the tumor again,
+    and a row a lesion, in the order of their numbers.
     """
 
     image: Image
-    mask: Mask
+    lesions: UInt8[NDArray[np.uint8], "x y z"]
     host: Mask
     displacement: Displacement
     record: dict[str, Any]
+
+    @property
+    def mask(self) -> Mask:
+        """Mark the tumor."""
+        return self.lesions > 0
 
     def pushed(self, labels: Labels) -> Labels:
         """Give any label map or mask of the same grid after the mass effect, by the nearest voxel."""
@@ -83,18 +89,18 @@ def insert_tumor(
     displacement = Displacement(tuple(_push(lesion) for lesion in lesions if lesion.shift > 0))
     out = displacement.pushed_image(image)
     canvas = Canvas(image, out, host, level, solid=host_intensities(kind_class) is not None)
-    mask = np.zeros(host.shape, bool)
+    numbers = np.zeros(host.shape, np.uint8)
     for number, lesion in enumerate(lesions):
         features = features_of(look, 2.0 * lesion.site.radius)
         paint(canvas, lesion, variant, look, features, generator(seed, "tumor", kind_class.name, "paint", number))
-        mask[lesion.box.slices] |= lesion.mask
+        numbers[lesion.box.slices][lesion.mask] = number + 1
     record = {
         "kind": kind_class.name, "class_id": kind_class.id, "variant": variant.name, "seed": seed, "phase": used,
         "phase_estimated": phase is None, "hosts": list(kind_class.hosts), "host_hu": round(level, 1),
         "spacing_mm": list(step), "requested_diameter_mm": diameter_mm, "beside_vessels": along is not None,
         "lesions": [_row(lesion, out, variant, look) for lesion in lesions],
     }  # fmt: skip
-    return InsertedTumor(out, mask, displacement.pushed(host) | mask, displacement, record)
+    return InsertedTumor(out, numbers, displacement.pushed(host) | (numbers > 0), displacement, record)
 
 
 def _grow_all(
@@ -137,10 +143,24 @@ def _push(lesion: Lesion) -> Push:
 
 def _row(lesion: Lesion, image: Image, variant: Variant, look: Look) -> dict[str, Any]:
     """Describe a lesion as it came out."""
-    spacing = lesion.box.spacing
-    index = [line + first for line, first in zip(lesion.mask.nonzero(), lesion.box.start, strict=True)]
+    return measure(lesion.mask, image[lesion.box.slices], lesion.box.start, lesion.box.spacing) | {
+        "shape": variant.shape,
+        "features": sorted(features_of(look, 2.0 * lesion.site.radius)),
+        "shift_mm": round(lesion.shift, 2),
+    }
+
+
+def measure(mask: Mask, image: Image, start: Sequence[int], spacing: Sequence[float]) -> dict[str, Any]:
+    """Measure a lesion.
+
+    Args:
+        mask: of the lesion, in a box of the scan. image: HU, in the same box.
+        start: the box's first voxel in the scan.
+        spacing: mm between voxels along each axis.
+    """
+    index = [line + first for line, first in zip(mask.nonzero(), start, strict=True)]
     points = np.stack([line * mm for line, mm in zip(index, spacing, strict=True)], axis=1).astype(np.float64)
-    values = image[lesion.box.slices][lesion.mask].astype(np.float64)
+    values = image[mask].astype(np.float64)
     center = points.sum(axis=0) / len(points)
     voxel = spacing[0] * spacing[1] * spacing[2]
     ball = (spacing[0] + spacing[1] + spacing[2]) / 3  # a voxel reaches beyond its center
@@ -153,7 +173,4 @@ def _row(lesion: Lesion, image: Image, variant: Variant, look: Look) -> dict[str
         "volume_ml": round(len(points) * voxel / 1000, 5),
         "hu_mean": round(mean, 1),
         "hu_deviation": round(float(np.sqrt(((values - mean) ** 2).sum() / values.size)), 1),
-        "shape": variant.shape,
-        "features": sorted(features_of(look, 2.0 * lesion.site.radius)),
-        "shift_mm": round(lesion.shift, 2),
     }
