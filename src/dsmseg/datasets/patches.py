@@ -1,8 +1,9 @@
 """Random patches from a store, for a data loader: images in [0, 1], masks of the annotated classes."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,6 +71,20 @@ class PatchBatch:
     cases: tuple[str, ...]
 
 
+class Change(Protocol):
+    """What is done to one patch: it is sampled from a region of ``source_size`` voxels, then its image is recolored."""
+
+    @property
+    def source_size(self) -> Size:
+        """Voxels of the scan, about the patch's middle, that the patch is sampled from."""
+
+    def warp(self, hu: NDArray[Any], codes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Sample HU and label codes of the patch from those of the region."""
+
+    def recolor(self, image: Float[Tensor, "window x y z"]) -> None:
+        """Change the intensities of an image in [0, 1], in place."""
+
+
 class PatchDataset(Dataset[Patch]):
     """Patches of prepared cases. The same draw gives the same patch, in any worker and any order.
 
@@ -77,6 +92,8 @@ class PatchDataset(Dataset[Patch]):
         cases: from a store, see `choose_cases` or `Store.cases`.
         size: voxels.
         hu_windows: (low, high) of each channel of the image; None is the window that the store was prepared with.
+        augment: gives what is done to a patch, by the patch's size and the draw's seed; None leaves patches as they
+            are.
     """
 
     def __init__(
@@ -84,6 +101,7 @@ class PatchDataset(Dataset[Patch]):
         cases: Sequence[StoredCase],
         size: Size = (96, 96, 96),
         hu_windows: Sequence[tuple[float, float]] | None = None,
+        augment: Callable[[Size, int], Change] | None = None,
     ) -> None:
         if not cases:
             raise InputError(
@@ -92,6 +110,7 @@ class PatchDataset(Dataset[Patch]):
         self.cases = list(cases)
         self.size = size
         self.hu_windows = _windows(hu_windows, {case.settings.hu_window for case in cases})
+        self.augment = augment
         self._opened: OrderedDict[int, StoredCase] = OrderedDict()
 
     def __len__(self) -> int:
@@ -102,12 +121,14 @@ class PatchDataset(Dataset[Patch]):
         """Read the patch of a draw. A case that is smaller than a patch is padded with air."""
         case = self._open(draw.case)
         start = self._start(case, draw)
-        hu = _read(case.image, start, self.size, int(case.settings.hu_window[0]))
+        change = None if self.augment is None else self.augment(self.size, draw.seed)
+        hu, codes = self._region(case, start, change)
         image = torch.empty(len(self.hu_windows), *self.size)
         values = torch.from_numpy(hu)
         for channel, (low, high) in zip(image, self.hu_windows, strict=True):
             torch.sub(values, low, out=channel).mul_(1 / (high - low)).clamp_(0, 1)
-        codes = _read(case.codes, start, self.size, 0)
+        if change is not None:
+            change.recolor(image)
         annotated = torch.zeros(len(CLASSES), dtype=torch.bool)
         annotated[[one - 1 for one in case.record.annotated]] = True
         return Patch(
@@ -119,6 +140,13 @@ class PatchDataset(Dataset[Patch]):
             case=case.name,
             start=start,
         )
+
+    def _region(self, case: StoredCase, start: Size, change: Change | None) -> tuple[NDArray[Any], NDArray[Any]]:
+        size = self.size if change is None else change.source_size
+        x, y, z = (first - (wide - narrow) // 2 for first, wide, narrow in zip(start, size, self.size, strict=True))
+        hu = _read(case.image, (x, y, z), size, int(case.settings.hu_window[0]))
+        codes = _read(case.codes, (x, y, z), size, 0)
+        return (hu, codes) if change is None else change.warp(hu, codes)
 
     def _open(self, index: int) -> StoredCase:
         if index in self._opened:
