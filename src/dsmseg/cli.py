@@ -106,10 +106,10 @@ def train(
     recipe = training.load_recipe(config, settings)
     with console.progress("Reading the training data") as progress:
 
-        def show(entry: dict[str, float]) -> None:
-            measured = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name != "step")
-            step = int(entry["step"])
-            progress.step(f"step {step} of {recipe.steps}: {measured}", step, recipe.steps)
+        def show(entry: dict[str, float], steps: int) -> None:
+            told = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name not in ("stage", "step"))
+            stage, step = int(entry["stage"]), int(entry["step"])
+            progress.step(f"Stage {stage}, step {step} of {steps}: {told}", step, steps)
 
         weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
     sys.stdout.write(f"Weights and their card: {weights}\n")

@@ -11,18 +11,18 @@ from dsmseg.checkpoint import BackboneCard
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.model import PRESETS
 from dsmseg.model.swin_unetr import SwinUNETR
-from dsmseg.training import loop, recipe
+from dsmseg.training import learner, recipe
 from dsmseg.training.loop import train
-from dsmseg.training.recipe import load_recipe
+from dsmseg.training.reading import load_recipe
 
 TINY = replace(PRESETS["base"], feature_size=12, input_channels=2, query_width=32, feed_forward_width=32, state=2)
-STANDING_STILL = ["steps=1", "preset=base", "optimization.learning_rate=1e-30", "optimization.weight_decay=0"]
+STANDING_STILL = ["stage_1.length=1", "preset=base", "stage_1.learning_rate=1e-30", "stage_1.weight_decay=0"]
 
 
 @pytest.fixture
 def backbone(tmp_path, monkeypatch):
     """A file to start from, for a preset that is made as small as it."""
-    for module in (loop, recipe):
+    for module in (learner, recipe):
         monkeypatch.setattr(module, "PRESETS", {**PRESETS, "base": TINY})
     torch.manual_seed(5)
     state = SwinUNETR(input_channels=2, feature_size=12).state_dict()
@@ -62,14 +62,14 @@ def test_a_run_does_not_go_on_from_another_backbone(recipe_file, backbone, tmp_p
 
 
 def test_a_run_goes_on_from_its_state_and_not_again_from_the_backbone(recipe_file, backbone, tmp_path, monkeypatch):
-    def add_one(network, *_: object) -> dict[str, float]:
-        for parameter in network.parameters():
+    def add_one(self, *_: object) -> dict[str, float]:
+        for parameter in self.network.parameters():
             parameter.data += 1
         return {"mask": 0.0}
 
-    monkeypatch.setattr(loop, "_step", add_one)
+    monkeypatch.setattr(learner.Learner, "step", add_one)
     for steps in (1, 2):
-        settings = ["preset=base", f"backbone={backbone}", f"steps={steps}", "checkpoint_every=1"]
+        settings = ["preset=base", f"backbone={backbone}", f"stage_1.length={steps}", "reporting.state_every=1"]
         train(load_recipe(recipe_file, settings), tmp_path / "run", resume=True)
     reached = load_file(tmp_path / "run" / "state.safetensors")
     for name, start in checkpoint.load_backbone(backbone).named_parameters():

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsmseg.errors import InputError
-from dsmseg.training.recipe import load_recipe
+from dsmseg.training.reading import load_recipe
+from dsmseg.training.recipe import Length
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -16,24 +20,34 @@ def test_the_recipes_of_the_repository_are_valid(path) -> None:
 
 
 def test_a_setting_can_be_overridden(recipe_file) -> None:
-    recipe = load_recipe(recipe_file, ["steps=9", "optimization.warm_up=7", "patch.spacing=1.5"])
-    assert (recipe.steps, recipe.optimization.warm_up, recipe.patch.spacing) == (9, 7, 1.5)
+    recipe = load_recipe(recipe_file, ["stage_1.length=9", "stage_1.warm_up=7 epochs", "patch.spacing=1.5"])
+    assert recipe.stage_1.length == Length(9, "steps")
+    assert recipe.stage_1.warm_up.steps(epoch=3) == 21
+    assert recipe.patch.spacing == 1.5
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("setps=3", "'setps' is no setting.*Did you mean 'steps'"),
-        ("optimization.learning_rat=1", "'optimization.learning_rat'.*Did you mean 'learning_rate'"),
-        ("steps=many", "'steps': Input should be a valid integer"),
-        ("steps=0", "'steps': Input should be greater than or equal to 1"),
+        ("sead=3", r"--set sead=3: 'sead' is no setting.*Did you mean 'seed'"),
+        ("stage_1.learning_rat=1", "'stage_1.learning_rat'.*Did you mean 'learning_rate'"),
+        ("stage_1.length=many", "'stage_1.length': write how long as '3000 steps'"),
+        ("stage_1.length=0", "lasts at least 1 step"),
+        ("stage_1.length=3 weeks", "write how long"),
         ("preset=huge", "'preset': Input should be"),
-        ("steps", "is not KEY=VALUE"),
-        ("steps=[", "is no YAML"),
-        ("steps.x=1", "'steps' has no settings inside"),
+        ("seed", "is not KEY=VALUE"),
+        ("seed=[", "is no YAML"),
+        ("preset.x=1", "'preset' has no settings inside"),
         ("bodies=[{nam: x}]", "nam"),
-        ("bodies=[]", "bodies are missing"),
+        ("bodies=[]", "no body has an image"),
         ("hu_windows=[[-100, 100]]", "takes 2 hu_windows, not 1"),
+        ("stage_1=null", "neither a stage_1 nor a stage_2"),
+        ("batch={}", "asks for no patches"),
+        ("batch={stored: 2}", "there is no store"),
+        ("classes=[wombat]", "wombat"),
+        ("freeze=[head]", "'freeze.0'"),
+        ("hardware.devices=3", "cannot be shared out to 3 parts"),
+        ("stage_2={length: 3 steps}", "which only stored patches have"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, override, told) -> None:
@@ -42,7 +56,17 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, overri
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "- a\n- b\n", "steps: [", "\x00"])
+@pytest.mark.parametrize("wrong", ["  elastik: 3", "  spacing: wide"])
+def test_what_is_wrong_is_named_with_its_line(recipe_file, wrong) -> None:
+    sizes = "patch: {size: [32, 32, 64]}"
+    text = recipe_file.read_text().replace(sizes, f"# the patch\npatch:\n  size: [32, 32, 64]\n{wrong}")
+    recipe_file.write_text(text)
+    line = text.splitlines().index(wrong) + 1
+    with pytest.raises(InputError, match=rf"tiny\.yaml, line {line}: 'patch\."):
+        load_recipe(recipe_file)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "seed: [", "\x00"])
 def test_what_is_no_recipe_is_refused_in_one_line(tmp_path, content) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(content)
@@ -54,3 +78,37 @@ def test_what_is_no_recipe_is_refused_in_one_line(tmp_path, content) -> None:
 def test_a_missing_recipe_is_named(tmp_path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def _paths(node, prefix=()):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield (*prefix, key)
+            yield from _paths(value, (*prefix, key))
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(min_size=1, max_size=6), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@given(data=st.data())
+def test_whatever_is_changed_is_accepted_or_refused_in_one_line(tmp_path_factory, data) -> None:
+    source = data.draw(st.sampled_from(sorted(RECIPES.glob("*.yaml"))))
+    content = yaml.safe_load(source.read_text())
+    *parents, last = data.draw(st.sampled_from(list(_paths(content))))
+    section = content
+    for key in parents:
+        section = section[key]
+    if data.draw(st.booleans()):
+        section[last] = data.draw(ANYTHING)
+    else:
+        section[last + data.draw(st.text(alphabet="aeiou_", min_size=1, max_size=2))] = section.pop(last)
+    path = tmp_path_factory.mktemp("mutated") / "mutated.yaml"
+    path.write_text(yaml.safe_dump(content))
+    try:
+        load_recipe(path)
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert "mutated.yaml" in str(error)  # noqa: PT017

@@ -1,182 +1,188 @@
-"""The training loop of Stage 1, read from top to bottom."""
+"""A training run, read from top to bottom: its stages, their steps, and what is saved on the way."""
 
-import json
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import convert_conv3d_weight_memory_format
+from typing import TYPE_CHECKING, Any
 
 from dsmseg import checkpoint
-from dsmseg.errors import InputError
-from dsmseg.files import write_atomically, write_json
-from dsmseg.model import DSM, PRESETS, DSMOutput, build
-from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss, soft_dice
-from dsmseg.synthesis.anatomy import totalsegmentator
-from dsmseg.synthesis.bodies import PatchPlan, read_body
-from dsmseg.synthesis.warp import WarpRange
+from dsmseg.errors import DsmsegError, InputError
+from dsmseg.files import write_json
 from dsmseg.training.card import describe
-from dsmseg.training.patches import BatchSource
-from dsmseg.training.recipe import Optimization, Recipe, load_recipe
-from dsmseg.training.state import Average, load_state, save_state
+from dsmseg.training.faults import NotFiniteError
+from dsmseg.training.interruption import Interruption, StoppedError
+from dsmseg.training.journal import Journal, Report
+from dsmseg.training.launching import launch
+from dsmseg.training.learner import Learner
+from dsmseg.training.patches import Batch
+from dsmseg.training.reading import load_recipe
+from dsmseg.training.recipe import Recipe
+from dsmseg.training.sources import Data, drawn, loader, open_data
+from dsmseg.training.state import Position, State, load_state
 
-REPORT_EVERY = 20
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-Report = Callable[[dict[str, float]], None]
+_RECIPE, _STATE = "recipe.json", "state.safetensors"
 
 
 def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Report | None = None) -> Path:
     """Train what ``recipe`` says in ``directory``; gives the path of the weights.
 
-    Writes ``recipe.json``, ``log.jsonl`` (losses every few steps), ``state.safetensors``, and at the end the averaged
-    weights with their card. The run may be stopped at any time and goes on with ``resume``, from the last state, with
-    the same batches: it ends as if it had not been stopped. ``report`` is given each entry of the log.
+    Writes ``recipe.json``, ``log.jsonl`` and ``log.csv`` (losses every few steps), ``state.safetensors``, and after
+    each stage the averaged weights with their card. The run may be stopped at any time and goes on with ``resume``,
+    from the last state, with the same batches: it ends as if it had not been stopped. ``report`` is given each entry of
+    the log.
 
     Raises:
-        InputError: the folder holds another run or another recipe's, or a body cannot be read.
-        WeightsError: the folder's state is damaged, or the backbone to start from is, or does not fit the preset.
+        InputError: the folder holds another run or another recipe's, the data cannot be read, a loss is no number.
+        WeightsError: the folder's state is damaged, or what to start from is, or does not fit the preset.
+        OutputError: the folder cannot be written to.
+        StoppedError: it was asked to stop, by Ctrl-C or SIGTERM, and has saved.
     """
-    state_file = directory / "state.safetensors"
-    goes_on = state_file.exists()
-    if goes_on and not resume:
+    begun = _state_to_go_on_from(recipe, directory, resume=resume)
+    position = begun.position if begun else Position()
+    data = {number: open_data(recipe, number) for number, _ in recipe.stages}
+    for number, _ in recipe.stages:  # what the card would refuse at the end is refused now
+        describe(recipe, number, data[number], steps=0)
+    fabric = launch(recipe.hardware)
+    with Interruption() as interruption, ExitStack() as closing:
+        run = _Run(fabric, recipe, directory, interruption)
+        for number, stage in recipe.stages:
+            if number < position.stage:
+                run.weights = _weights_of(recipe, directory, number)
+                continue
+            learner = Learner(fabric, recipe, number, stage, data[number].epoch(recipe.batch.size))
+            if begun and position.stage == number:
+                learner.fill(begun, directory / _STATE)
+            elif run.weights is not None:
+                learner.start_from(run.weights)
+            if run.log is None and fabric.is_global_zero:  # nothing is written before all is known to fit together
+                write_json(directory / _RECIPE, recipe.record())
+                run.log = closing.enter_context(Journal(directory, position, recipe.reporting, report))
+            run.stage(learner, data[number], first=position.steps if position.stage == number else 0)
+    if run.weights is None:
+        raise RuntimeError("a recipe has a stage")
+    return run.weights
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the stages of a run share. weights: what the next stage starts from. log: kept by one process alone."""
+
+    fabric: "Fabric"
+    recipe: Recipe
+    directory: Path
+    interruption: Interruption
+    weights: Path | None = field(init=False)
+    log: Journal | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Start from the recipe's weights, if it names some."""
+        self.weights = self.recipe.start
+
+    def stage(self, learner: Learner, data: Data, *, first: int) -> None:
+        """Go through the steps of a stage from ``first`` on; save now and then, and whenever something ends it."""
+        steps = learner.schedule.steps
+        fabric, done = self.fabric, first
+        batches = loader(data, self.recipe, range(first, steps), rank=fabric.global_rank, ranks=fabric.world_size)
+        asked = time.perf_counter()
+        try:
+            for own in drawn(batches):
+                waited = time.perf_counter() - asked
+                terms = learner.step([_on(fabric, batch) for batch in own], done)
+                done += 1
+                taken = time.perf_counter() - asked
+                self._record(learner, done, terms | {"seconds": taken, "seconds waited": waited})
+                stops = self._is_asked_to_stop()
+                if stops or done == steps or done % self.recipe.reporting.state_every == 0:
+                    self._save(learner.state(done))
+                if stops and done < steps:
+                    raise self._stopped(learner.number, done, steps)
+                asked = time.perf_counter()
+        except NotFiniteError as error:
+            raise error.kept_in(self.directory) from error
+        except DsmsegError as error:
+            if done > first and not isinstance(error, StoppedError):
+                self._save(learner.state(done))  # nothing is lost by what the caller has to mend
+            raise
+        self._finish(learner, data)
+
+    def _record(self, learner: Learner, done: int, terms: dict[str, float]) -> None:
+        if self.log is not None:
+            self.log.record(learner.number, done, learner.schedule.steps, terms)
+
+    def _is_asked_to_stop(self) -> bool:
+        """Agree between processes: all stop after the same step."""
+        if self.fabric.world_size == 1:
+            return self.interruption.asked
+        import torch
+
+        asked = torch.tensor(int(self.interruption.asked), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum"))
+
+    def _save(self, state: State) -> None:
+        if self.fabric.is_global_zero:
+            state.save(self.directory / _STATE)
+        self.fabric.barrier()
+
+    def _finish(self, learner: Learner, data: Data) -> None:
+        """Write the stage's weights with their card."""
+        self.weights = _weights_of(self.recipe, self.directory, learner.number)
+        state = learner.weights()
+        if self.fabric.is_global_zero:
+            card = describe(self.recipe, learner.number, data, steps=learner.schedule.steps)
+            checkpoint.save(self.weights, state, card)
+        self.fabric.barrier()
+
+    def _stopped(self, stage: int, done: int, steps: int) -> StoppedError:
+        return StoppedError(
+            f"stopped after step {done} of {steps} of Stage {stage}; all is saved", where=self.directory,
+            mend="Go on with the same command and --resume.",
+        )  # fmt: skip
+
+
+def _state_to_go_on_from(recipe: Recipe, directory: Path, *, resume: bool) -> State | None:
+    path = directory / _STATE
+    if not path.exists():
+        return None
+    if not resume:
         raise InputError("holds a run already", where=directory, mend="Add --resume, or choose another folder.")
-    if goes_on:
-        _refuse_other_recipe(recipe, directory / "recipe.json")
-    describe(recipe, 0)  # what the card would refuse at the end is refused now
-    batches = _batches(recipe)
-    torch.manual_seed(recipe.seed)
-    network = build(replace(PRESETS[recipe.preset], stage=1))
-    if recipe.backbone is not None:
-        checkpoint.fill_backbone(network.backbone, recipe.backbone)
-    network = convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.optimization.weight_decay, fused=True)
-    average = Average(network, recipe.optimization.average)
-    start = 0
-    if goes_on:
-        start = load_state(state_file, network=network, average=average, optimizer=optimizer)
-    write_json(directory / "recipe.json", recipe.model_dump(mode="json"))
-    with _journal(directory / "log.jsonl", start, report) as record:
-        for step in range(start, recipe.steps):
-            terms = _step(network, batches, optimizer, recipe, step)
-            average.update(network, step)
-            record(step, terms)
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-                save_state(state_file, step=step + 1, network=network, average=average, optimizer=optimizer)
-    weights = directory / f"{recipe.name}.safetensors"
-    checkpoint.save(weights, average.state, describe(recipe, max(start, recipe.steps)))
-    return weights
-
-
-def learning_rate(step: int, steps: int, plan: Optimization) -> float:
-    """Give the rate of ``step``: linear warm-up, plateau, linear cool-down to zero at ``steps``."""
-    rising = (step + 1) / max(1, plan.warm_up)
-    falling = (steps - step) / max(1, plan.cool_down)
-    return plan.learning_rate * min(1.0, rising, falling)
-
-
-def losses(output: DSMOutput, labels: PartialLabels, recipe: Recipe) -> dict[str, Tensor]:
-    """Give the weighted terms of Stage 1's loss: Eq. 13, each level's response, presence (§ 4.1.2)."""
-    weight = recipe.cross_entropy_weight
-    return {
-        "mask": mask_loss(output.organ_logits, labels, cross_entropy_weight=weight),
-        "response": recipe.response_weight * response_loss(output.responses, labels, cross_entropy_weight=weight),
-        "presence": recipe.presence_weight * presence_loss(output.presence, labels),
-    }
-
-
-def _step(
-    network: DSM, batches: BatchSource, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int
-) -> dict[str, float]:
-    plan = recipe.optimization
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, recipe.steps, plan)
-    _set_mode(network, cooling=step >= recipe.steps - plan.cool_down)
-    batch = batches[step]
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-        output = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
-    terms = losses(output, batch.labels, recipe)
-    total = torch.stack(list(terms.values())).sum()
-    if not bool(total.isfinite()):
-        raise FloatingPointError(f"the loss of step {step} is not finite: {terms}")
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(total)
-    nn.utils.clip_grad_norm_(network.parameters(), plan.clip_norm)
-    optimizer.step()
-    measured = {name: float(term.detach()) for name, term in terms.items()}
-    return measured | {"dice": soft_dice(output.organ_logits.detach(), batch.labels)}
-
-
-def _set_mode(network: nn.Module, *, cooling: bool) -> None:
-    network.train()
-    if cooling:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.eval()
-
-
-def _batches(recipe: Recipe) -> BatchSource:
-    anatomy = totalsegmentator()
-    bodies = [
-        read_body(recipe.data / source.labels, source.image and recipe.data / source.image, anatomy)
-        for source in recipe.bodies
-    ]
-    patch = recipe.patch
-    warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
-    full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp)
-    thin = replace(full, truncation=patch.truncation)
-    return BatchSource(
-        bodies,
-        plan=lambda step: thin if step >= patch.truncation_from else full,
-        hu_windows=recipe.hu_windows,
-        organs=PRESETS[recipe.preset].organs,
-        batch=recipe.batch,
-        reuse=recipe.reuse,
-        seed=recipe.seed,
-        phantoms=recipe.phantoms,
-    )
+    _refuse_other_recipe(recipe, directory / _RECIPE)
+    return load_state(path)
 
 
 def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
-    """A run may be made longer or shorter, or find its data elsewhere; all else would make it another run."""
-    before = load_recipe(path)  # JSON is YAML
-    cool_down = {"cool_down": before.optimization.cool_down}
-    may_change = {"steps": before.steps, "data": before.data, "checkpoint_every": before.checkpoint_every}
-    now = recipe.model_copy(update={**may_change, "optimization": recipe.optimization.model_copy(update=cool_down)})
-    changed = [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]
+    """A run may last longer or shorter, find its data elsewhere, and compute elsewhere."""
+    before, now = (_what_decides(one.record()) for one in (load_recipe(path), recipe))  # JSON is YAML
+    changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise InputError(
             f"was started with another '{changed[0]}'", where=path, mend="Take its recipe, or choose another folder."
         )
 
 
-@contextmanager
-def _journal(path: Path, start: int, report: Report | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Append to the log, without what was written after the state that the run goes on from."""
-    if path.exists():
-        entries = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= start]
-        write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in entries)))
-    with path.open("a", encoding="utf-8") as file:
-        steps: list[dict[str, float]] = []
-        began = time.monotonic()
+def _what_decides(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in record.items() if name not in ("data", "hardware", "reporting")}
+    for name in ("stage_1", "stage_2"):
+        if kept[name]:
+            kept[name] = {key: value for key, value in kept[name].items() if key not in ("length", "cool_down")}
+    return kept | {"hardware.precision": record["hardware"]["precision"]}
 
-        def record(step: int, terms: dict[str, float]) -> None:
-            nonlocal began
-            steps.append(terms)
-            if (step + 1) % REPORT_EVERY:
-                return
-            now = time.monotonic()
-            means = {name: statistics.fmean(one[name] for one in steps) for name in terms}
-            entry = {"step": step + 1, "seconds_a_step": (now - began) / len(steps), **means}
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            if report is not None:
-                report(entry)
-            steps.clear()
-            began = now
 
-        yield record
+def _weights_of(recipe: Recipe, directory: Path, stage: int) -> Path:
+    last = recipe.stages[-1][0]
+    return directory / (f"{recipe.name}.safetensors" if stage == last else f"{recipe.name}_stage_{stage}.safetensors")
+
+
+def _on(fabric: "Fabric", batch: Batch) -> Batch:
+    """Move a batch to the device of this process."""
+    if fabric.device.type == "cpu":
+        return batch
+    from dsmseg.model.losses import PartialLabels
+
+    labels = PartialLabels(
+        batch.labels.masks.to(fabric.device), batch.labels.annotated.to(fabric.device), batch.labels.merged
+    )
+    return Batch(batch.image.to(fabric.device), labels, batch.names)

@@ -1,12 +1,18 @@
 """The endless row of training batches: each is decided by the seed and the step alone, so a run can go on anywhere."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+from torch.utils.data import Dataset
 
+from dsmseg.datasets.patches import Balance, PatchDataset, PatchSampler
+from dsmseg.datasets.store import StoredCase
+from dsmseg.errors import DsmsegError
 from dsmseg.inference.windows import channels
 from dsmseg.model.losses import PartialLabels
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
@@ -14,20 +20,69 @@ from dsmseg.synthesis.bodies import Body, PatchPlan, Sample, draw
 from dsmseg.synthesis.noise import generator as stream
 from dsmseg.synthesis.online import draw_phantom
 from dsmseg.synthesis.warp import uniform
+from dsmseg.taxonomy import CLASSES
+from dsmseg.training.augmentation import AugmentationRange, draw_augmentation
 
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
 
 
 @dataclass(frozen=True, slots=True)
+class LearningPatch:
+    """One patch to learn from.
+
+    image: in [0, 1]. masks: of all 45 classes. annotated: which are known. merged: indices of pairs that are not told
+    apart. name: where it is from.
+    """
+
+    image: Float[Tensor, "window x y z"]
+    masks: Bool[Tensor, "class x y z"]
+    annotated: Bool[Tensor, "class"]
+    merged: tuple[tuple[int, int], ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """``image``: ``(batch, window, x, y, z)`` in [0, 1]; ``labels`` of the organs."""
+    """Patches that go through the network together: images in [0, 1], labels of all 45 classes, where they are from."""
 
     image: Float[Tensor, "batch window x y z"]
     labels: PartialLabels
+    names: tuple[str, ...]
 
 
-class BatchSource:
-    """Draws batches of real and synthetic patches; ``source[step]`` is the same batch whenever it is asked for."""
+class Source(Protocol):
+    """Where patches come from."""
+
+    def patch(self, step: int, place: int) -> LearningPatch:
+        """Give the patch at a place of this source's part of a step's batch; the same whenever it is asked for."""
+
+
+class StoredPatches:
+    """Patches of prepared scans, augmented, balanced over data sets and classes."""
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        *,
+        size: tuple[int, int, int],
+        hu_windows: Sequence[tuple[float, float]],
+        limits: AugmentationRange,
+        balance: Balance,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.batch = batch
+        self.dataset = PatchDataset(cases, size, hu_windows, augment=partial(draw_augmentation, limits))
+        self.sampler = PatchSampler(cases, draws=0, seed=seed, balance=balance)
+
+    def patch(self, step: int, place: int) -> LearningPatch:
+        """Give a patch of a step's batch."""
+        patch = self.dataset[self.sampler.draw(step * self.batch + place)]
+        return LearningPatch(patch.image, patch.masks(), patch.annotated, patch.merged, patch.case)
+
+
+class DrawnPatches:
+    """Patches of bodies, real or painted, and of phantoms; each draw is used several times, a little varied."""
 
     def __init__(
         self,
@@ -35,59 +90,105 @@ class BatchSource:
         *,
         plan: Callable[[int], PatchPlan],
         hu_windows: Sequence[tuple[float, float]],
-        organs: int,
-        batch: tuple[int, int],
+        real: int,
+        phantoms: float,
         reuse: int,
         seed: int,
-        phantoms: float = 0.0,
     ) -> None:
         """Take bodies, and say what of them is drawn.
 
-        ``plan``: of a step; ``batch``: how many real and how many synthetic patches; ``reuse``: of each draw;
-        ``phantoms``: the share of synthetic patches that are phantoms.
+        ``plan``: of a step; ``real``: how many patches of a batch, the first ones, are from real CT; ``phantoms``: the
+        share of phantoms among the others; ``reuse``: of each draw.
         """
         self.real = [body for body in bodies if body.image is not None]
         self.all = list(bodies)
-        self.plan, self.hu_windows, self.organs = plan, hu_windows, organs
-        self.batch, self.reuse, self.seed, self.phantoms = batch, reuse, seed, phantoms
-        self._drawn: dict[int, list[Sample]] = {}
+        self.plan, self.hu_windows, self.real_count = plan, hu_windows, real
+        self.phantoms, self.reuse, self.seed = phantoms, reuse, seed
+        self._drawn: dict[tuple[int, int], Sample] = {}
 
-    def __getitem__(self, step: int) -> Batch:
-        """Give the batch of ``step``."""
+    def patch(self, step: int, place: int) -> LearningPatch:
+        """Give a patch of a step's batch."""
         block, turn = divmod(step, BLOCK * self.reuse)
         index = block * BLOCK + turn % BLOCK
-        if index not in self._drawn:
-            self._drawn = {key: value for key, value in self._drawn.items() if key // BLOCK == block}
-            self._drawn[index] = self._draw(index)
-        samples, generator = self._drawn[index], _generator(self.seed, 1, step)
-        images = torch.cat([channels(_vary(sample.image, generator), self.hu_windows) for sample in samples])
-        organs = torch.stack([sample.organs for sample in samples])
-        masks = torch.stack([organs == organ for organ in range(1, self.organs + 1)], dim=1)
-        masks[:, LIVER - 1] |= organs == HEPATIC_VESSEL
-        annotated = torch.zeros(len(samples), self.organs, dtype=torch.bool)
-        for row, sample in zip(annotated, samples, strict=True):
-            row[[organ - 1 for organ in sample.annotated]] = True
-        return Batch(images, PartialLabels(masks, annotated))
+        if (index, place) not in self._drawn:
+            self._drawn = {key: value for key, value in self._drawn.items() if key[0] // BLOCK == block}
+            self._drawn[index, place] = self._draw(index, place)
+        sample, random = self._drawn[index, place], _generator(self.seed, 1, step, place)
+        image = channels(_vary(sample.image, random), self.hu_windows)[0]
+        masks = torch.zeros(len(CLASSES), *sample.organs.shape, dtype=torch.bool)
+        annotated = torch.zeros(len(CLASSES), dtype=torch.bool)
+        for organ in sample.annotated:
+            masks[organ - 1] = sample.organs == organ
+            annotated[organ - 1] = True
+        masks[LIVER - 1] |= sample.organs == HEPATIC_VESSEL
+        return LearningPatch(image, masks, annotated, (), f"draw {index}.{place}")
 
-    def _draw(self, index: int) -> list[Sample]:
-        generator = _generator(self.seed, 0, index)
+    def _draw(self, index: int, place: int) -> Sample:
+        random = _generator(self.seed, 0, index, place)
         plan = self.plan(index // BLOCK * BLOCK * self.reuse)
-        kinds = [True] * self.batch[0] + [False] * self.batch[1]
-        samples = []
-        for place, real in enumerate(kinds):
-            if not real and self.phantoms and float(torch.rand((), generator=generator)) < self.phantoms:
-                samples.append(draw_phantom(plan, stream(self.seed, "phantom", index, place)))
-                continue
-            pool = self.real if real else self.all
-            body = pool[int(torch.randint(len(pool), (), generator=generator))]
-            samples.append(draw(body, plan, generator, real=real))
-        return samples
+        real = place < self.real_count
+        if not real and self.phantoms and float(torch.rand((), generator=random)) < self.phantoms:
+            return draw_phantom(plan, stream(self.seed, "phantom", index, place))
+        pool = self.real if real else self.all
+        body = pool[int(torch.randint(len(pool), (), generator=random))]
+        return draw(body, plan, random, real=real)
 
 
-def _vary(image: Float[Tensor, "x y z"], generator: Generator) -> Float[Tensor, "x y z"]:
+class Batches(Dataset[list[Batch] | DsmsegError]):
+    """The batches of one process: ``batches[step]`` is what it works through in that step, in ``parts`` of equal size.
+
+    A step's places are shared out evenly: process ``rank`` of ``ranks`` has every ``ranks``-th. What the caller can
+    mend is given instead of the batches, not raised: a data loader would bury it.
+
+    Args:
+        sources: each with how many patches of a batch are from it.
+        learned: ids of the classes that are learned; others count as unknown.
+        parts: of a process's share.
+        rank, ranks: which process this is, and of how many.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, int]],
+        *,
+        learned: frozenset[int],
+        parts: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.places = [(source, place) for source, count in sources for place in range(count)][rank::ranks]
+        self.parts = parts
+        self.learned = torch.tensor([one.id in learned for one in CLASSES])
+
+    def __getitem__(self, step: int) -> list[Batch] | DsmsegError:
+        """Give the batches of a step."""
+        try:
+            patches = [self._learnable(source.patch(step, place)) for source, place in self.places]
+        except DsmsegError as error:
+            return error
+        size = len(patches) // self.parts
+        return [collate(patches[first : first + size]) for first in range(0, len(patches), size)]
+
+    def _learnable(self, patch: LearningPatch) -> LearningPatch:
+        known = patch.annotated & self.learned
+        merged = tuple(pair for pair in patch.merged if known[list(pair)].all())
+        return replace(patch, annotated=known, merged=merged)
+
+
+def collate(patches: Sequence[LearningPatch]) -> Batch:
+    """Put patches together."""
+    labels = PartialLabels(
+        masks=torch.stack([patch.masks for patch in patches]),
+        annotated=torch.stack([patch.annotated for patch in patches]),
+        merged=tuple((item, *pair) for item, patch in enumerate(patches) for pair in patch.merged),
+    )
+    return Batch(torch.stack([patch.image for patch in patches]), labels, tuple(patch.name for patch in patches))
+
+
+def _vary(image: Float[Tensor, "x y z"], random: Generator) -> Float[Tensor, "x y z"]:
     """Make a re-used patch a little different: brightness, contrast, noise."""
-    noise = torch.randn(image.shape, generator=generator) * uniform(0.0, 6.0, generator)
-    return image * uniform(0.97, 1.03, generator) + uniform(-8.0, 8.0, generator) + noise
+    noise = torch.randn(image.shape, generator=random) * uniform(0.0, 6.0, random)
+    return image * uniform(0.97, 1.03, random) + uniform(-8.0, 8.0, random) + noise
 
 
 def _generator(*key: int) -> Generator:

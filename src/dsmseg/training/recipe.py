@@ -1,13 +1,15 @@
-"""A training run as a YAML file: everything that decides its result, checked before anything is read or computed."""
+"""A training run as a table of settings: everything that decides its result, checked before anything is computed."""
 
-from difflib import get_close_matches
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from dsmseg.errors import InputError
+from dsmseg.datasets.splits import Protocol
 from dsmseg.model import PRESETS
+from dsmseg.taxonomy import ORGANS, TUMORS, find
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -15,6 +17,36 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
+PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head", "tumor_decoder", "tumor_head", "text_alignment")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long something lasts: so many steps or epochs. An epoch is as many patches as there are training cases."""
+
+    count: int
+    unit: Literal["steps", "epochs"]
+
+    def steps(self, epoch: int) -> int:
+        """Count the steps, where an epoch takes ``epoch`` of them."""
+        return self.count * (epoch if self.unit == "epochs" else 1)
+
+    def __str__(self) -> str:
+        """Write it as a recipe does."""
+        return f"{self.count} {self.unit}"
+
+
+def _length(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value} steps"
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+) (step|epoch)s?", value.strip())):
+        return Length(int(found[1]), "steps" if found[2] == "step" else "epochs")
+    if isinstance(value, Length):
+        return value
+    raise ValueError("write how long as '3000 steps' or '50 epochs'")
+
+
+HowLong = Annotated[Length, BeforeValidator(_length), PlainSerializer(str)]
 
 
 class _Section(BaseModel):
@@ -31,10 +63,47 @@ class BodySource(_Section):
     source: str
 
 
-class Patch(_Section):
-    """Size in voxels, spacing in mm, and how bodies are deformed: degrees, relative size, mm.
+class Store(_Section):
+    """Prepared scans to learn from.
 
-    truncation: how often a patch is a thin slab, from step ``truncation_from`` on.
+    path: what `dsmseg datasets prepare` wrote. protocol: which of its scans are for training. splits: a table of parts
+    and stages of their own, such as a synthetic benchmark's; without it the public data sets'.
+    """
+
+    path: Path
+    protocol: Protocol = "paper"
+    splits: Path | None = None
+
+
+class Sampling(_Section):
+    """How often what is drawn from a store; see `dsmseg.datasets.patches.Balance`."""
+
+    dataset_power: Fraction = 0.5
+    anywhere: NotNegative = 1.0
+    organ: NotNegative = 2.0
+    tumor: NotNegative = 5.0
+
+
+class Augmentation(_Section):
+    """What happens to a patch from a store, and how often; see `dsmseg.training.augmentation.AugmentationRange`."""
+
+    rotation: NotNegative = 30.0
+    rotation_chance: Fraction = 0.2
+    scale: tuple[Positive, Positive] = (0.7, 1.4)
+    scale_chance: Fraction = 0.2
+    elastic: NotNegative = 4.0
+    elastic_nodes: Positive = 12.0
+    elastic_chance: Fraction = 0.2
+    brightness: NotNegative = 0.1
+    brightness_chance: Fraction = 0.15
+    gamma: tuple[Positive, Positive] = (0.7, 1.5)
+    gamma_chance: Fraction = 0.3
+
+
+class Patch(_Section):
+    """Size in voxels, spacing in mm, and how bodies and phantoms are deformed: degrees, relative size, mm.
+
+    truncation: how often a patch of them is a thin slab, from step ``truncation_from`` on.
     """
 
     size: tuple[Side, Side, Side] = (64, 64, 64)
@@ -47,120 +116,169 @@ class Patch(_Section):
     truncation_from: Natural = 0
 
 
-class Optimization(_Section):
-    """AdamW, warm-up, a plateau, and a linear cool-down to zero over the last steps.
+class Batch(_Section):
+    """Patches of one step, of all processes together: from the store, from real CT of bodies, synthetic ones.
 
-    Batch normalization keeps its running statistics in the cool-down, so that the network is trained as it is used.
+    phantoms: the share of the synthetic ones that are phantoms; the others are deformed bodies.
+    reuse: how often a real or synthetic patch is used.
     """
 
+    stored: Natural = 0
+    real: Natural = 0
+    synthetic: Natural = 0
+    phantoms: Fraction = 0.0
+    reuse: Count = 3
+
+    @property
+    def size(self) -> int:
+        """Count the patches."""
+        return self.stored + self.real + self.synthetic
+
+
+class Loss(_Section):
+    """Weights of the terms.
+
+    cross_entropy: of Eq. 12 beside Eq. 11. response, presence: of the two losses beside Eq. 13. alignment: of -log p
+    of Eq. 20, which the paper has in its text only ("the similarities should be maximized"); 0 is Eq. 20 in the target
+    of the cross-entropy alone.
+    """
+
+    cross_entropy: NotNegative = 20.0
+    response: NotNegative = 0.5
+    presence: NotNegative = 0.1
+    alignment: NotNegative = 0.0
+
+
+class Stage(_Section):
+    """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
+
+    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
+    """
+
+    length: HowLong
     learning_rate: Positive = 1e-3
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    warm_up: HowLong = Length(200, "steps")
+    cool_down: HowLong = Length(1500, "steps")
     weight_decay: NotNegative = 1e-2
     clip_norm: Positive = 1.0
-    warm_up: Natural = 200
-    cool_down: Natural = 1500
     average: Fraction = 0.999
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        if self.length.count < 1:
+            raise ValueError("a stage lasts at least 1 step")
+        return self
+
+
+class Hardware(_Section):
+    """What computes. Nothing here changes what is learned, but for rounding.
+
+    devices: processes on each machine, or GPUs; nodes: machines. strategy: auto, ddp or fsdp. accumulate: parts that a
+    step's batch is worked through in. checkpointing: activations are computed again instead of kept. workers:
+    processes that draw patches.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    accumulate: Count = 1
+    checkpointing: bool = False
+    compile: bool = False
+    workers: Natural = 1
+
+
+class Reporting(_Section):
+    """What is written while it runs, every so many steps; 0 for never."""
+
+    log_every: Count = 20
+    state_every: Count = 250
+    pictures_every: Natural = 0
+    tensorboard: bool = False
 
 
 class Recipe(_Section):
-    """One training run of Stage 1.
+    """One training run: Stage 1, Stage 2, or one after the other.
 
-    batch: patches a step from real CT and from synthetic intensities. phantoms: the share of the synthetic patches that
-    are phantoms; the others are deformed bodies. reuse: how often a drawn patch is used.
-    cross_entropy_weight: of Eq. 12 beside Eq. 11. response_weight, presence_weight: of the two losses beside Eq. 13.
-    data: folder that the bodies' paths start from. backbone: weights that `dsmseg weights import` has written, to start
-    from; without them the backbone starts at random.
+    data: the folder that the paths of store, splits, bodies and text start from. start: weights to start from instead
+    of chance, packaged ones by name; with ``stage_1`` left out, Stage 2 goes on from them. backbone: what `dsmseg
+    weights import` has written, to start from.
+    text: a safetensors table of the 45 prompts' embeddings, for presets whose text encoder is not packaged.
+    classes: only these are learned, of those that the data annotate; none for all. freeze: parts that keep their
+    weights.
     """
 
     name: str
     version: str
+    licence: str
     preset: Literal["starter", "base", "paper"]
     seed: int = 0
-    steps: Count
-    batch: tuple[Natural, Natural] = (1, 1)
-    phantoms: Fraction = 0.0
-    reuse: Count = 3
-    cross_entropy_weight: NotNegative = 20.0
-    response_weight: NotNegative = 0.5
-    presence_weight: NotNegative = 0.1
-    precision: Literal["bf16", "fp32"] = "bf16"
-    checkpoint_every: Count = 250
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
-    patch: Patch = Patch()
-    optimization: Optimization = Optimization()
-    licence: str
     data: Path = Path()
-    backbone: Path | None = None
+    store: Store | None = None
     bodies: tuple[BodySource, ...] = ()
+    patch: Patch = Patch()
+    batch: Batch
+    sampling: Sampling = Sampling()
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    stage_1: Stage | None = None
+    stage_2: Stage | None = None
+    start: Path | None = None
+    backbone: Path | None = None
+    text: Path | None = None
+    classes: tuple[str, ...] = ()
+    freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
+    hardware: Hardware = Hardware()
+    reporting: Reporting = Reporting()
+
+    @property
+    def stages(self) -> tuple[tuple[Literal[1, 2], Stage], ...]:
+        """Give the stages that this run has, in their order."""
+        both: tuple[tuple[Literal[1, 2], Stage | None], ...] = ((1, self.stage_1), (2, self.stage_2))
+        return tuple((number, stage) for number, stage in both if stage is not None)
 
     @model_validator(mode="after")
-    def _fits_the_preset(self) -> Self:
+    def _fits_together(self) -> Self:
         channels = PRESETS[self.preset].input_channels
         if len(self.hu_windows) != channels:
             raise ValueError(f"preset {self.preset} takes {channels} hu_windows, not {len(self.hu_windows)}")
-        if sum(self.batch) == 0:
-            raise ValueError("batch asks for no patches")
-        if not self.bodies and self.phantoms < 1:
-            raise ValueError("bodies are missing; with phantoms = 1 there need be none")
-        if self.batch[0] and not any(body.image for body in self.bodies):
-            raise ValueError("batch asks for real patches, but no body has an image")
+        if not self.stages:
+            raise ValueError("there is neither a stage_1 nor a stage_2")
+        if self.stage_1 is None and self.start is None:
+            raise ValueError("stage_2 alone needs weights to start from: start")
+        self._check_sources()
+        self._check_sharing()
+        for name in self.classes:
+            find(name)
         return self
 
+    def _check_sources(self) -> None:
+        batch = self.batch
+        if batch.size == 0:
+            raise ValueError("batch asks for no patches")
+        if batch.stored and self.store is None:
+            raise ValueError("batch asks for stored patches, but there is no store")
+        if batch.real and not any(body.image for body in self.bodies):
+            raise ValueError("batch asks for real patches, but no body has an image")
+        if batch.synthetic and batch.phantoms < 1 and not self.bodies:
+            raise ValueError("bodies are missing; with batch.phantoms = 1 there need be none")
+        if self.stage_2 is not None and not batch.stored:
+            raise ValueError("stage_2 learns tumors, which only stored patches have")
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe; ``overrides`` are ``key.key=value`` with values in YAML.
+    def _check_sharing(self) -> None:
+        parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
+        if self.batch.size % parts:
+            raise ValueError(f"a batch of {self.batch.size} patches cannot be shared out to {parts} parts")
 
-    Raises:
-        InputError: the file cannot be read, or a key is unknown or ill-typed (the nearest name is given).
-    """
-    try:
-        content = _parse(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, mend="Start from one in recipes/.") from error
-    if not isinstance(content, dict):
-        raise InputError("is not a table of settings", where=path, mend="Start from one in recipes/.")
-    for override in overrides or []:
-        _apply(content, override)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, path) from error
+    def learned(self) -> frozenset[int]:
+        """Give the ids of the classes that are learned, of those that are annotated."""
+        everything = (one.id for one in (*ORGANS, *TUMORS))
+        return frozenset(find(name).id for name in self.classes) or frozenset(everything)
 
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    keys, separator, value = override.partition("=")
-    if not separator:
-        raise InputError(f"'{override}' is not KEY=VALUE", where="--set", mend="Write for example --set steps=100.")
-    *parents, last = keys.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise InputError(f"'{parent}' has no settings inside", where=f"--set {override}", mend="Name it alone.")
-    content[last] = _parse(value, f"--set {override}")
-
-
-def _parse(text: str, where: object) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise InputError("recipes need PyYAML", mend='Install it: pip install "dsmseg[train]"') from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"is no YAML ({error})", where=where, mend="Start from a recipe in recipes/.") from error
-
-
-def explain(error: ValidationError, where: object) -> InputError:
-    """Say in one line which setting is wrong; of one that does not exist, the nearest name."""
-    errors = error.errors()
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        found = f"'{place}': {first['msg']}" if place else first["msg"]
-        return InputError(found, where=where, mend="Correct this setting.")
-    *parents, key = first["loc"]
-    section: Any = Recipe
-    for parent in parents:
-        annotation = section.model_fields[parent].annotation if isinstance(parent, str) else section
-        section = BodySource if parent == "bodies" else annotation
-    names = get_close_matches(str(key), list(section.model_fields), n=1, cutoff=0.0)
-    return InputError(f"'{place}' is no setting", where=where, mend=f"Did you mean '{names[0]}'?")
+    def record(self) -> dict[str, Any]:
+        """Give all settings, as JSON holds them."""
+        return self.model_dump(mode="json")

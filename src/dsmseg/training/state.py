@@ -1,5 +1,8 @@
 """What a run needs to go on after it was stopped: one safetensors file, written atomically."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dsmseg.errors import WeightsError
+from dsmseg.errors import OutputError, WeightsError
 from dsmseg.files import write_atomically
 
 
@@ -15,69 +18,107 @@ class Average:
     """Exponential moving average of parameters and buffers (counters are copied): the weights that a run ends with."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Start from the network's present state; ``decay`` is approached from below in the first steps."""
-        self.decay = decay
-        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        """Start from the network's present values; ``decay`` is approached from below in the first steps."""
+        self.network, self.decay = network, decay
+        self.values = [tensor.detach().clone() for tensor in self._live()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's state after ``step``."""
+    def update(self, step: int) -> None:
+        """Move towards the network's values after ``step``."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
-        for name, tensor in network.state_dict().items():
+        for value, tensor in zip(self.values, self._live(), strict=True):
             if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1.0 - decay)
+                value.lerp_(tensor, 1.0 - decay)
             else:
-                self.state[name].copy_(tensor)
+                value.copy_(tensor)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averaged values into the network for a while."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the averaged values and the network's."""
+        for value, tensor in zip(self.values, self._live(), strict=True):
+            kept = value.clone()
+            value.copy_(tensor)
+            tensor.copy_(kept)
+
+    def _live(self) -> list[Tensor]:
+        return [*self.network.parameters(), *self.network.buffers()]
 
 
-def save_state(
-    path: Path, *, step: int, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write network, average and optimizer. Batches need no state: they follow from the seed and the step."""
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in average.state.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Where a run is: how many ``steps`` of which ``stage`` are done."""
+
+    stage: int = 0
+    steps: int = 0
 
 
-def load_state(path: Path, *, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
-    """Read what ``save_state`` wrote into the three; gives the step it was written after.
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that a run goes on from: tensors by name, each with a prefix that says whose it is."""
+
+    position: Position
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Give what belongs to ``prefix``, without it."""
+        return {name.removeprefix(prefix): one for name, one in self.tensors.items() if name.startswith(prefix)}
+
+    def save(self, path: Path) -> None:
+        """Write the file, or leave the last one.
+
+        Raises:
+            OutputError: it cannot be written; the disk may be full.
+        """
+        tensors = {name: one.detach().cpu().clone().contiguous() for name, one in self.tensors.items()}
+        place = {"stage": str(self.position.stage), "steps": str(self.position.steps)}
+        try:
+            write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=place))
+        except SafetensorError as error:
+            what = f"cannot be written ({error}); the state before it is whole"
+            raise OutputError(what, where=path, mend="Make space, then go on with --resume.") from error
+
+
+def load_state(path: Path) -> State:
+    """Read what ``save`` wrote.
 
     Raises:
-        WeightsError: the file is damaged or belongs to another recipe.
+        WeightsError: the file is damaged.
     """
-    step, tensors = _read(path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    parameters = list(network.parameters())
-    try:
-        for name, tensor in _part(tensors, "optimizer/").items():
-            index, _, moment = name.partition("/")
-            if tensor.ndim:
-                # The fused optimizer reads memory in order: moments must lie in memory as their parameter does.
-                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-            moments.setdefault(int(index), {})[moment] = tensor
-        network.load_state_dict(_part(tensors, "network/"))
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, LookupError, ValueError) as error:
-        raise _unfit(path, error) from error
-    average.state.update(_part(tensors, "average/"))
-    return step
-
-
-def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            step = int(file.metadata()["step"])
-            return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            place = file.metadata()
+            position = Position(int(place["stage"]), int(place["steps"]))
+            return State(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _unfit(path, error) from error
+        raise unfit(path, error) from error
 
 
-def _unfit(path: Path, error: Exception) -> WeightsError:
+def unfit(path: Path, error: Exception) -> WeightsError:
+    """Make the error of a state that does not belong to this run."""
     return WeightsError(f"does not hold the state of this run ({error})", where=path, mend="Remove it to start anew.")
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Give the moments of each parameter, as ``number/name``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}/{name}": one for number, moments in state.items() for name, one in moments.items()}
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put moments back. The fused optimizer reads memory in order: they must lie as their parameter does."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, moment = name.partition("/")
+        laid = torch.empty_like(parameters[int(number)]).copy_(tensor) if tensor.ndim else tensor
+        moments.setdefault(int(number), {})[moment] = laid
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

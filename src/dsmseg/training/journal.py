@@ -1,0 +1,101 @@
+"""What a run writes about itself: log.jsonl and log.csv, TensorBoard where it is asked for."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dsmseg.errors import InputError, OutputError
+from dsmseg.files import write_atomically
+from dsmseg.training.recipe import Reporting
+from dsmseg.training.state import Position
+
+Report = Callable[[dict[str, float], int], None]
+"""Is given each entry of the log, and how many steps the stage has."""
+_LOG, _TABLE = "log.jsonl", "log.csv"
+
+
+class Journal:
+    """Means over the last steps, a line every so many steps. A resumed run goes on without what came after its state.
+
+    Use it as a context manager. ``position`` is that of the state that the run goes on from.
+    """
+
+    def __init__(self, directory: Path, position: Position, plan: Reporting, report: Report | None) -> None:
+        self.directory, self.every, self.report = directory, plan.log_every, report
+        self._entries = [one for one in _read(directory / _LOG) if Position(one["stage"], one["step"]) <= position]
+        self._steps: list[dict[str, float]] = []
+        self._board = _open_board(directory) if plan.tensorboard else None
+        text = "".join(f"{json.dumps(entry)}\n" for entry in self._entries)
+        write_atomically(directory / _LOG, lambda path: path.write_text(text, "utf-8"))
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the table, however it ended."""
+        if self._board is not None:
+            self._board.close()
+        self._write_table()
+
+    def record(self, stage: int, step: int, steps: int, terms: dict[str, float]) -> None:
+        """Take what was measured in a step; ``step`` counts those that are done, of ``steps``."""
+        self._steps.append(terms)
+        if step % self.every:
+            return
+        names = dict.fromkeys(name for one in self._steps for name in one)
+        means = {name: statistics.fmean(one[name] for one in self._steps if name in one) for name in names}
+        self._steps.clear()
+        entry = {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in means.items()}}
+        self._entries.append(entry)
+        self._append(entry)
+        if self._board is not None:
+            for name, value in means.items():
+                self._board.add_scalar(f"stage {stage}/{name}", value, step)
+        if self.report is not None:
+            self.report(entry, steps)
+
+    def _append(self, entry: dict[str, float]) -> None:
+        path = self.directory / _LOG
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(f"cannot be written ({reason})", where=path, mend="Make space, then --resume.") from error
+
+    def _write_table(self) -> None:
+        columns = list(dict.fromkeys(name for entry in self._entries for name in entry))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self._entries)
+        write_atomically(self.directory / _TABLE, lambda path: path.write_text(text.getvalue(), "utf-8"))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Read a log; a last line that was cut is left out."""
+    entries = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def _open_board(directory: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "reporting.tensorboard needs TensorBoard", mend='Install it: pip install "dsmseg[train]"'
+        ) from error
+    return SummaryWriter(str(directory / "tensorboard"))

@@ -1,0 +1,36 @@
+"""The processes and devices of a run, by lightning-fabric: one CPU or GPU, DDP, FSDP; torchrun and SLURM are found."""
+
+from typing import TYPE_CHECKING, Any
+
+from dsmseg.errors import InputError
+from dsmseg.training.recipe import Hardware
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_PRECISION = {"bf16": "bf16-mixed", "fp32": "32-true"}
+
+
+def launch(hardware: Hardware) -> "Fabric":
+    """Start the processes that the hardware settings ask for; each goes on from here.
+
+    Raises:
+        InputError: lightning-fabric is not installed, or the machine has no such devices.
+    """
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+    except ImportError as error:
+        raise InputError("training needs lightning-fabric", mend='Install it: pip install "dsmseg[train]"') from error
+    accelerator: Any = "auto" if hardware.accelerator == "auto" else hardware.accelerator
+    alone = hardware.devices * hardware.nodes == 1
+    strategy: Any = "auto" if alone else ("ddp" if hardware.strategy == "auto" else hardware.strategy)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
+            precision=_PRECISION[hardware.precision],  # type: ignore[arg-type]
+        )  # fmt: skip
+        fabric.launch()
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot be had here ({error})", where="hardware", mend="Change hardware.* to fit.") from error
+    return fabric

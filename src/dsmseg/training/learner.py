@@ -1,0 +1,202 @@
+"""A network that learns: one stage's parameters, optimizer and average, a step at a time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv3d_weight_memory_format
+
+from dsmseg import checkpoint
+from dsmseg.errors import InputError, WeightsError
+from dsmseg.model import DSM, PRESETS, build
+from dsmseg.model.conv_unet import ResidualBlock
+from dsmseg.model.kmax_mamba import QueryBlock
+from dsmseg.model.swin_unetr import SwinUNETR
+from dsmseg.taxonomy import CLASSES
+from dsmseg.text import packaged_embeddings
+from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
+from dsmseg.training.objective import dice, known_counts, losses
+from dsmseg.training.patches import Batch
+from dsmseg.training.recipe import Hardware, Recipe, Stage
+from dsmseg.training.schedule import Schedule
+from dsmseg.training.state import Average, Position, State, fill_optimizer, optimizer_tensors, unfit
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Learner:
+    """What learns in one stage.
+
+    network: as built; ``module`` is what Fabric made of it, spread over processes. schedule: of the learning rate.
+    """
+
+    def __init__(self, fabric: "Fabric", recipe: Recipe, number: Literal[1, 2], stage: Stage, epoch: int) -> None:
+        self.fabric, self.recipe, self.number, self.stage = fabric, recipe, number, stage
+        self.schedule = Schedule.of(stage, epoch)
+        torch.manual_seed(recipe.seed + number)
+        self.network = _build(recipe, number)
+        for part in recipe.freeze:
+            if (frozen := getattr(self.network, part)) is not None:
+                frozen.requires_grad_(False)
+        network: nn.Module = self.network
+        if recipe.hardware.checkpointing:
+            _recompute_activations(network)
+        if recipe.hardware.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        self.module: Any = fabric.setup_module(network)
+        learning = [one for one in self.module.parameters() if one.requires_grad]
+        fused = fabric.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(learning, weight_decay=stage.weight_decay, fused=fused)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
+        self.average = Average(self.network, stage.average)
+
+    def step(self, batches: Sequence[Batch], step: int) -> dict[str, float]:
+        """Learn from a step's batches; gives the terms of the loss and the Dice.
+
+        Raises:
+            NotFiniteError: a loss is no number.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(step)
+        self._set_mode(cooling=self.schedule.cools(step))
+        self.optimizer.zero_grad(set_to_none=True)
+        organs = PRESETS[self.recipe.preset].organs
+        counts = [known_counts(batch.labels, organs, self.number) for batch in batches]
+        everywhere = self._sum_over_processes(counts)
+        measured: dict[str, float] = {}
+        for place, (batch, own) in enumerate(zip(batches, counts, strict=True)):
+            last = place + 1 == len(batches)
+            with self.fabric.no_backward_sync(self.module, enabled=not last):
+                output = self.module(batch.image.contiguous(memory_format=torch.channels_last_3d))
+                terms = losses(output, batch.labels, self.recipe.loss)
+                # Each term is a mean over what is known; shares make it that of the whole batch.
+                shared = {name: term * (own[name] / max(1, everywhere[name])) for name, term in terms.items()}
+                total = torch.stack(list(shared.values())).sum()
+                if not bool(total.isfinite()):
+                    self._tell_not_finite(batch, step, terms)
+                self.fabric.backward(total * self.fabric.world_size)  # gradients are averaged over processes
+            for name, term in shared.items():
+                measured[name] = measured.get(name, 0.0) + float(term.detach())
+            measured |= dice(output, batch.labels)
+        self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.average.update(step)
+        return measured
+
+    def state(self, steps: int) -> State:
+        """Give everything that the stage goes on from after so many steps. Batches follow from seed and step."""
+        tensors = {f"network/{name}": one for name, one in self.network.state_dict().items()}
+        tensors = {name: one.detach().clone() for name, one in tensors.items()}
+        with self.average.in_place():
+            for name, one in self.network.state_dict().items():
+                tensors[f"average/{name}"] = one.detach().clone()
+        tensors |= {f"optimizer/{name}": one for name, one in optimizer_tensors(self.optimizer.optimizer).items()}
+        tensors["random/torch"] = torch.get_rng_state()
+        return State(Position(self.number, steps), tensors)
+
+    def fill(self, state: State, path: Path) -> None:
+        """Take up a state.
+
+        Raises:
+            WeightsError: it is not of this stage of this recipe.
+        """
+        try:
+            self.network.load_state_dict(state.part("average/"))
+            self.average.values = Average(self.network, self.average.decay).values
+            self.network.load_state_dict(state.part("network/"))
+            fill_optimizer(self.optimizer.optimizer, state.part("optimizer/"))
+            torch.set_rng_state(state.tensors["random/torch"])
+        except (RuntimeError, LookupError, ValueError) as error:
+            raise unfit(path, error) from error
+
+    def start_from(self, path: Path) -> None:
+        """Start from weights: what the network has in common with theirs is filled, the rest stays as it is.
+
+        Raises:
+            WeightsError: they are missing or damaged, or of another preset.
+        """
+        stored = checkpoint.load(path)
+        if stored.card.preset != self.recipe.preset:
+            what = f"is of preset {stored.card.preset}, the recipe of {self.recipe.preset}"
+            raise WeightsError(what, where=path, mend="Choose weights of the same preset, or change the recipe's.")
+        own = self.network.state_dict()
+        fitting = {name: one for name, one in stored.state.items() if name in own and own[name].shape == one.shape}
+        self.network.load_state_dict({**own, **fitting})
+        self.average = Average(self.network, self.stage.average)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Give the averaged weights."""
+        with self.average.in_place():
+            return {name: one.detach().cpu().clone() for name, one in self.network.state_dict().items()}
+
+    def _set_mode(self, *, cooling: bool) -> None:
+        self.module.train()
+        for name, part in self.network.named_children():
+            if name in self.recipe.freeze:
+                part.eval()
+        if cooling:
+            for layer in self.network.modules():
+                if isinstance(layer, nn.BatchNorm3d):
+                    layer.eval()
+
+    def _sum_over_processes(self, counts: Sequence[dict[str, int]]) -> dict[str, int]:
+        names = list(counts[0])
+        own = torch.tensor([sum(one[name] for one in counts) for name in names], device=self.fabric.device)
+        summed = self.fabric.all_reduce(own, reduce_op="sum") if self.fabric.world_size > 1 else own
+        return dict(zip(names, torch.as_tensor(summed).tolist(), strict=True))
+
+    def _tell_not_finite(self, batch: Batch, step: int, terms: dict[str, Tensor]) -> None:
+        layer = first_layer_without_numbers(self.network, batch.image)
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        raise NotFiniteError(batch, step, layer, values)
+
+
+def _build(recipe: Recipe, number: Literal[1, 2]) -> DSM:
+    config = replace(PRESETS[recipe.preset], stage=number)
+    text = _text_embeddings(recipe, config.text_width) if number == 2 else None
+    network = build(config, text)
+    if recipe.backbone is not None and number == 1:
+        checkpoint.fill_backbone(network.backbone, recipe.backbone)
+    return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
+
+
+def _text_embeddings(recipe: Recipe, width: int) -> Tensor:
+    """Give the class prompts' embeddings: the recipe's file, or the packaged table if it has the preset's width."""
+    if recipe.text is None:
+        table = torch.from_numpy(packaged_embeddings())
+        if table.shape[1] == width:
+            return table
+        raise InputError(
+            f"preset {recipe.preset} needs text embeddings of width {width}", where="text",
+            mend="Name a .safetensors file with 'embeddings' (45 rows in the taxonomy's order).",
+        )  # fmt: skip
+    path = recipe.data / recipe.text
+    try:
+        table = load_file(path)["embeddings"].float()
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, mend="Give a safetensors 'embeddings'.") from error
+    if tuple(table.shape) != (len(CLASSES), width):
+        shape = " x ".join(map(str, table.shape))
+        raise InputError(f"is {shape}, not {len(CLASSES)} x {width}", where=path, mend="Take the preset's encoder.")
+    return table
+
+
+def _recompute_activations(network: nn.Module) -> None:
+    """Let blocks compute their activations again when gradients need them, instead of keeping them."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+    blocks = (ResidualBlock, QueryBlock)
+    inside_swin = [layer for part in network.modules() if isinstance(part, SwinUNETR) for layer in part.children()]
+    apply_activation_checkpointing(
+        network, check_fn=lambda layer: isinstance(layer, blocks) or any(layer is one for one in inside_swin)
+    )
+
+
+def hardware_text(hardware: Hardware) -> str:
+    """Name what computes, in a few words."""
+    return f"{hardware.devices} x {hardware.nodes} processes, {hardware.precision}"
