@@ -111,8 +111,13 @@ def train(
             stage, step = int(entry["stage"]), int(entry["step"])
             progress.step(f"Stage {stage}, step {step} of {steps}: {told}", step, steps)
 
-        weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
-    sys.stdout.write(f"Weights and their card: {weights}\n")
+        try:
+            weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
+        except training.StoppedError as stopped:
+            progress.line(console.as_error(stopped))
+            raise typer.Exit(INTERRUPTED) from stopped
+    if training.is_first_process():
+        sys.stdout.write(f"Weights and their card: {weights}\n")
 
 
 @app.command()

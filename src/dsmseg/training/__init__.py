@@ -1,6 +1,8 @@
 """Training runs from a recipe: reproducible, resumable."""
 
+from dsmseg.training.interruption import StoppedError
+from dsmseg.training.launching import is_first_process
 from dsmseg.training.loop import train
 from dsmseg.training.reading import load_recipe
 
-__all__ = ["load_recipe", "train"]
+__all__ = ["StoppedError", "is_first_process", "load_recipe", "train"]

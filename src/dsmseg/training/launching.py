@@ -1,5 +1,8 @@
 """The processes and devices of a run, by lightning-fabric: one CPU or GPU, DDP, FSDP; torchrun and SLURM are found."""
 
+import logging
+import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from dsmseg.errors import InputError
@@ -8,6 +11,8 @@ from dsmseg.training.recipe import Hardware
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+# What torchrun, SLURM and Fabric's own launcher number processes by.
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 _PRECISION = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
@@ -22,6 +27,8 @@ def launch(hardware: Hardware) -> "Fabric":
         from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise InputError("training needs lightning-fabric", mend='Install it: pip install "dsmseg[train]"') from error
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what runs is told by `dsmseg info`
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels
     accelerator: Any = "auto" if hardware.accelerator == "auto" else hardware.accelerator
     alone = hardware.devices * hardware.nodes == 1
     strategy: Any = "auto" if alone else ("ddp" if hardware.strategy == "auto" else hardware.strategy)
@@ -34,3 +41,8 @@ def launch(hardware: Hardware) -> "Fabric":
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"cannot be had here ({error})", where="hardware", mend="Change hardware.* to fit.") from error
     return fabric
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that speaks for all of a run."""
+    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0

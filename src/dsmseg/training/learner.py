@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -21,12 +21,15 @@ from dsmseg.text import packaged_embeddings
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.objective import dice, known_counts, losses
 from dsmseg.training.patches import Batch
-from dsmseg.training.recipe import Hardware, Recipe, Stage
+from dsmseg.training.recipe import Recipe, Stage
 from dsmseg.training.schedule import Schedule
 from dsmseg.training.state import Average, Position, State, fill_optimizer, optimizer_tensors, unfit
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+Number = TypeVar("Number", int, float)
 
 
 class Learner:
@@ -56,7 +59,9 @@ class Learner:
         self.average = Average(self.network, stage.average)
 
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, float]:
-        """Learn from a step's batches; gives the terms of the loss and the Dice.
+        """Learn from this process's part of a step's batches.
+
+        Gives the terms of the loss over the whole batch, and the Dice of this process's part.
 
         Raises:
             NotFiniteError: a loss is no number.
@@ -67,8 +72,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         organs = PRESETS[self.recipe.preset].organs
         counts = [known_counts(batch.labels, organs, self.number) for batch in batches]
-        everywhere = self._sum_over_processes(counts)
+        everywhere = self._summed({name: sum(one[name] for one in counts) for name in counts[0]})
         measured: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for place, (batch, own) in enumerate(zip(batches, counts, strict=True)):
             last = place + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
@@ -82,11 +88,11 @@ class Learner:
                 self.fabric.backward(total * self.fabric.world_size)  # gradients are averaged over processes
             for name, term in shared.items():
                 measured[name] = measured.get(name, 0.0) + float(term.detach())
-            measured |= dice(output, batch.labels)
+            scores |= dice(output, batch.labels)
         self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
         self.average.update(step)
-        return measured
+        return self._summed(measured) | scores
 
     def state(self, steps: int) -> State:
         """Give everything that the stage goes on from after so many steps. Batches follow from seed and step."""
@@ -144,11 +150,12 @@ class Learner:
                 if isinstance(layer, nn.BatchNorm3d):
                     layer.eval()
 
-    def _sum_over_processes(self, counts: Sequence[dict[str, int]]) -> dict[str, int]:
-        names = list(counts[0])
-        own = torch.tensor([sum(one[name] for one in counts) for name in names], device=self.fabric.device)
-        summed = self.fabric.all_reduce(own, reduce_op="sum") if self.fabric.world_size > 1 else own
-        return dict(zip(names, torch.as_tensor(summed).tolist(), strict=True))
+    def _summed(self, values: dict[str, Number]) -> dict[str, Number]:
+        """Sum values over processes."""
+        if self.fabric.world_size == 1:
+            return values
+        own = torch.tensor(list(values.values()), device=self.fabric.device)
+        return dict(zip(values, torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist(), strict=True))
 
     def _tell_not_finite(self, batch: Batch, step: int, terms: dict[str, Tensor]) -> None:
         layer = first_layer_without_numbers(self.network, batch.image)
@@ -195,8 +202,3 @@ def _recompute_activations(network: nn.Module) -> None:
     apply_activation_checkpointing(
         network, check_fn=lambda layer: isinstance(layer, blocks) or any(layer is one for one in inside_swin)
     )
-
-
-def hardware_text(hardware: Hardware) -> str:
-    """Name what computes, in a few words."""
-    return f"{hardware.devices} x {hardware.nodes} processes, {hardware.precision}"

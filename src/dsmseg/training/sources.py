@@ -1,6 +1,7 @@
 """Where a stage's batches come from: the recipe's store, bodies and phantoms, drawn by loader processes."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -83,6 +84,9 @@ def drawn(batches: "DataLoader[list[Batch] | DsmsegError]") -> Iterator[list[Bat
         InputError: a loader process died.
     """
     row = iter(batches)
+    if threading.current_thread() is threading.main_thread():
+        # PyTorch's handler would raise in the middle of a step; without it the next request finds the dead process.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
         try:
             found = next(row)
