@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,10 @@ def train(
         typer.Option("-o", "--output", metavar="DIR", help="The run. Default: runs/ and the recipe's name."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR from its last state.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Open the data, do a few steps, tell time and memory; keep nothing.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train weights.
 
@@ -104,19 +109,31 @@ def train(
     from dsmseg import training
 
     recipe = training.load_recipe(config, settings)
+    if dry_run:
+        content = training.rehearse(recipe)
+        if training.is_first_process():
+            console.document(content) if as_json else console.facts(content)
+        return
+    began = time.monotonic()
     with console.progress("Reading the training data") as progress:
 
         def show(entry: dict[str, float], steps: int) -> None:
             told = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name not in ("stage", "step"))
             stage, step = int(entry["stage"]), int(entry["step"])
-            progress.step(f"Stage {stage}, step {step} of {steps}: {told}", step, steps)
+            speed = f"{recipe.batch.size / entry['seconds']:.2f} patches/s"
+            left = f"{(steps - step) * entry['seconds'] / 60:.0f} min left"
+            progress.step(f"Stage {stage}, step {step} of {steps}: {told}, {speed}, {left}", step, steps)
 
         try:
             weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
         except training.StoppedError as stopped:
             progress.line(console.as_error(stopped))
             raise typer.Exit(INTERRUPTED) from stopped
-    if training.is_first_process():
+    if not training.is_first_process():
+        return
+    if as_json:
+        console.document({"weights": str(weights), "seconds": round(time.monotonic() - began, 1)})
+    else:
         sys.stdout.write(f"Weights and their card: {weights}\n")
 
 

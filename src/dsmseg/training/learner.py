@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from dsmseg import checkpoint
-from dsmseg.errors import InputError, WeightsError
-from dsmseg.model import DSM, PRESETS, build
+from dsmseg.errors import WeightsError
+from dsmseg.model import DSM, PRESETS, DSMOutput, build
 from dsmseg.model.conv_unet import ResidualBlock
 from dsmseg.model.kmax_mamba import QueryBlock
 from dsmseg.model.swin_unetr import SwinUNETR
-from dsmseg.taxonomy import CLASSES
-from dsmseg.text import packaged_embeddings
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.objective import dice, known_counts, losses
 from dsmseg.training.patches import Batch
+from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe, Stage
 from dsmseg.training.schedule import Schedule
 from dsmseg.training.state import Average, Position, State, fill_optimizer, optimizer_tensors, unfit
@@ -94,6 +92,14 @@ class Learner:
         self.average.update(step)
         return self._summed(measured) | scores
 
+    @torch.no_grad()
+    def answer(self, batch: Batch) -> DSMOutput:
+        """Give what the network says now, in evaluation mode."""
+        self.network.eval()
+        with self.fabric.autocast():
+            output: DSMOutput = self.network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+        return output
+
     def state(self, steps: int) -> State:
         """Give everything that the stage goes on from after so many steps. Batches follow from seed and step."""
         tensors = {f"network/{name}": one for name, one in self.network.state_dict().items()}
@@ -165,32 +171,11 @@ class Learner:
 
 def _build(recipe: Recipe, number: Literal[1, 2]) -> DSM:
     config = replace(PRESETS[recipe.preset], stage=number)
-    text = _text_embeddings(recipe, config.text_width) if number == 2 else None
+    text = text_embeddings(recipe) if number == 2 else None
     network = build(config, text)
     if recipe.backbone is not None and number == 1:
         checkpoint.fill_backbone(network.backbone, recipe.backbone)
     return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
-
-
-def _text_embeddings(recipe: Recipe, width: int) -> Tensor:
-    """Give the class prompts' embeddings: the recipe's file, or the packaged table if it has the preset's width."""
-    if recipe.text is None:
-        table = torch.from_numpy(packaged_embeddings())
-        if table.shape[1] == width:
-            return table
-        raise InputError(
-            f"preset {recipe.preset} needs text embeddings of width {width}", where="text",
-            mend="Name a .safetensors file with 'embeddings' (45 rows in the taxonomy's order).",
-        )  # fmt: skip
-    path = recipe.data / recipe.text
-    try:
-        table = load_file(path)["embeddings"].float()
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, mend="Give a safetensors 'embeddings'.") from error
-    if tuple(table.shape) != (len(CLASSES), width):
-        shape = " x ".join(map(str, table.shape))
-        raise InputError(f"is {shape}, not {len(CLASSES)} x {width}", where=path, mend="Take the preset's encoder.")
-    return table
 
 
 def _recompute_activations(network: nn.Module) -> None:

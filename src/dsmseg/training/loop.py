@@ -15,9 +15,11 @@ from dsmseg.training.interruption import Interruption, StoppedError
 from dsmseg.training.journal import Journal, Report
 from dsmseg.training.launching import launch
 from dsmseg.training.learner import Learner
-from dsmseg.training.patches import Batch
+from dsmseg.training.pictures import draw_answer, require_matplotlib
+from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.reading import load_recipe
 from dsmseg.training.recipe import Recipe
+from dsmseg.training.rehearsal import peak_memory
 from dsmseg.training.sources import Data, drawn, loader, open_data
 from dsmseg.training.state import Position, State, load_state
 
@@ -46,6 +48,10 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     data = {number: open_data(recipe, number) for number, _ in recipe.stages}
     for number, _ in recipe.stages:  # what the card would refuse at the end is refused now
         describe(recipe, number, data[number], steps=0)
+    if recipe.stage_2 is not None:
+        text_embeddings(recipe)
+    if recipe.reporting.pictures_every:
+        require_matplotlib()
     fabric = launch(recipe.hardware)
     with Interruption() as interruption, ExitStack() as closing:
         run = _Run(fabric, recipe, directory, interruption)
@@ -87,14 +93,19 @@ class _Run:
         steps = learner.schedule.steps
         fabric, done = self.fabric, first
         batches = loader(data, self.recipe, range(first, steps), rank=fabric.global_rank, ranks=fabric.world_size)
+        pictures = self.recipe.reporting.pictures_every
         asked = time.perf_counter()
         try:
             for own in drawn(batches):
                 waited = time.perf_counter() - asked
-                terms = learner.step([_on(fabric, batch) for batch in own], done)
+                placed = [batch.on(fabric.device) for batch in own]
+                terms = learner.step(placed, done)
                 done += 1
-                taken = time.perf_counter() - asked
-                self._record(learner, done, terms | {"seconds": taken, "seconds waited": waited})
+                spent = {"seconds": time.perf_counter() - asked, "seconds waited": waited}
+                self._record(learner, done, terms | spent | {"memory (GB)": peak_memory() / 1e9})
+                if fabric.is_global_zero and pictures and done % pictures == 0:
+                    picture = self.directory / "pictures" / f"stage_{learner.number}_step_{done}.png"
+                    draw_answer(picture, placed[0], learner.answer(placed[0]))
                 stops = self._is_asked_to_stop()
                 if stops or done == steps or done % self.recipe.reporting.state_every == 0:
                     self._save(learner.state(done))
@@ -174,15 +185,3 @@ def _what_decides(record: dict[str, Any]) -> dict[str, Any]:
 def _weights_of(recipe: Recipe, directory: Path, stage: int) -> Path:
     last = recipe.stages[-1][0]
     return directory / (f"{recipe.name}.safetensors" if stage == last else f"{recipe.name}_stage_{stage}.safetensors")
-
-
-def _on(fabric: "Fabric", batch: Batch) -> Batch:
-    """Move a batch to the device of this process."""
-    if fabric.device.type == "cpu":
-        return batch
-    from dsmseg.model.losses import PartialLabels
-
-    labels = PartialLabels(
-        batch.labels.masks.to(fabric.device), batch.labels.annotated.to(fabric.device), batch.labels.merged
-    )
-    return Batch(batch.image.to(fabric.device), labels, batch.names)

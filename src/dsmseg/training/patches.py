@@ -49,6 +49,13 @@ class Batch:
     labels: PartialLabels
     names: tuple[str, ...]
 
+    def on(self, device: torch.device) -> "Batch":
+        """Move to a device."""
+        if device.type == "cpu":
+            return self
+        labels = PartialLabels(self.labels.masks.to(device), self.labels.annotated.to(device), self.labels.merged)
+        return Batch(self.image.to(device), labels, self.names)
+
 
 class Source(Protocol):
     """Where patches come from."""

@@ -273,9 +273,10 @@ class Recipe(_Section):
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
         if self.batch.size % parts:
             raise ValueError(f"a batch of {self.batch.size} patches cannot be shared out to {parts} parts")
-        if PRESETS[self.preset].backbone == "conv_unet" and self.batch.size == parts and max(self.patch.size) == 32:
+        alone = self.batch.size == parts or PRESETS[self.preset].backbone == "swin_unetr"
+        if alone and max(self.patch.size) == 32:
             raise ValueError(
-                "one patch of 32 x 32 x 32 is one voxel at stride 32, too few for batch normalization"
+                "a patch of 32 x 32 x 32 is one voxel at stride 32, too few to normalize: take a larger one"
             )
 
     def learned(self) -> frozenset[int]:

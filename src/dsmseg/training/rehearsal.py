@@ -1,0 +1,61 @@
+"""A rehearsal of a run: data are opened, a few steps done, time and memory told; nothing is kept."""
+
+import resource
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+
+from dsmseg.taxonomy import by_id
+from dsmseg.training.card import describe
+from dsmseg.training.launching import launch
+from dsmseg.training.learner import Learner
+from dsmseg.training.recipe import Recipe
+from dsmseg.training.sources import drawn, loader, open_data
+
+_STEPS = 3  # the first compiles and fills caches: the others tell the time
+
+
+def rehearse(recipe: Recipe) -> dict[str, Any]:
+    """Do a few steps of each stage, and tell what the run would be, as JSON holds it.
+
+    Raises:
+        InputError: what `train` would raise before its first steps.
+        WeightsError: the same.
+    """
+    fabric = launch(recipe.hardware)
+    stages: dict[str, Any] = {}
+    for number, stage in recipe.stages:
+        data = open_data(recipe, number)
+        describe(recipe, number, data, steps=0)
+        learner = Learner(fabric, recipe, number, stage, data.epoch(recipe.batch.size))
+        if recipe.start is not None and number == recipe.stages[0][0]:
+            learner.start_from(recipe.start)
+        batches = drawn(loader(data, recipe, range(_STEPS), rank=fabric.global_rank, ranks=fabric.world_size))
+        taken = []
+        terms: dict[str, float] = {}
+        for step, own in enumerate(batches):
+            started = time.perf_counter()
+            terms = learner.step([batch.on(fabric.device) for batch in own], step)
+            taken.append(time.perf_counter() - started)
+        steps = learner.schedule.steps
+        stages[f"stage {number}"] = {
+            "cases": dict(sorted(Counter(case.record.dataset for case in data.cases).items())) or "none from a store",
+            "classes": [one.name for one in map(by_id, sorted(data.annotated)) if number == 2 or one.kind == "organ"],
+            "steps": steps,
+            "million_parameters": round(sum(one.numel() for one in learner.network.parameters()) / 1e6, 2),
+            "loss": {name: round(value, 3) for name, value in terms.items()},
+            "seconds_a_step": round(min(taken[1:]), 3),
+            "hours": round(steps * min(taken[1:]) / 3600, 2),
+        }
+    return {"name": recipe.name, **stages, "peak_memory_gb": round(peak_memory() / 1e9, 2)}
+
+
+def peak_memory() -> int:
+    """Give the bytes that this process has taken at most: of the GPU where one is used, else resident memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,82 @@
+"""What a recipe can ask for beyond the two stages: a start from weights, frozen parts, few classes, less memory."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsmseg import checkpoint, cli
+from dsmseg.errors import InputError, WeightsError
+from dsmseg.training.loop import train
+from dsmseg.training.reading import load_recipe
+
+
+def entries(directory) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_user_s_data_fine_tune_packaged_weights_in_one_command(stored_recipe, tmp_path) -> None:
+    frozen = "freeze=[backbone, organ_decoder, organ_head, presence_head]"
+    settings = ["start=starter", "stage_1=null", "classes=[Liver Tumor, liver]", frozen]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    assert cli.run(["train", str(stored_recipe), "-o", str(tmp_path / "tuned"), *changes]) == 0
+    card = checkpoint.verify(tmp_path / "tuned" / "stored.safetensors")
+    assert (card.organs, card.tumors) == (("Liver",), ("Liver Tumor",))
+    assert "LIDC-IDRI-0001" in [one.name for one in card.training_data]
+    before = checkpoint.load("starter").state
+    after = load_file(tmp_path / "tuned" / "stored.safetensors")
+    for name, tensor in before.items():
+        assert torch.equal(after[name].float(), tensor.float()), name  # all that Stage 1 has is frozen
+    assert any(name.startswith("tumor_decoder") for name in after)
+
+
+def test_weights_of_another_preset_are_no_start(stored_recipe, tmp_path) -> None:
+    settings = ["start=starter", "preset=base", "hu_windows=[[-175, 250]]"]
+    with pytest.raises(WeightsError, match="is of preset starter, the recipe of base"):
+        train(load_recipe(stored_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_recomputed_activations_learn_the_same(stored_recipe, tmp_path) -> None:
+    plain = ["patch.size=[64,32,32]"]
+    train(load_recipe(stored_recipe, plain), tmp_path / "plain")
+    train(load_recipe(stored_recipe, [*plain, "hardware.checkpointing=true"]), tmp_path / "again")
+    names = [set(load_file(tmp_path / name / "stored.safetensors")) for name in ("plain", "again")]
+    assert names[0] == names[1]
+    for one, other in zip(entries(tmp_path / "plain"), entries(tmp_path / "again"), strict=True):
+        assert other["mask"] == pytest.approx(one["mask"], rel=1e-2)
+
+
+def test_a_dry_run_tells_what_it_would_be_and_keeps_nothing(stored_recipe, tmp_path, capsys) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.run(["train", str(stored_recipe), "-o", str(tmp_path / "run"), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["stage 1"]["cases"] == {"lits": 3}
+    assert told["stage 1"]["classes"] == ["Right Kidney", "Left Kidney", "Liver"]
+    assert told["stage 2"]["classes"][-1] == "Liver Tumor"
+    assert told["stage 2"]["seconds_a_step"] > 0
+    assert told["peak_memory_gb"] > 0.1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_pictures_are_drawn_and_change_nothing(stored_recipe, tmp_path) -> None:
+    train(load_recipe(stored_recipe), tmp_path / "plain")
+    train(load_recipe(stored_recipe, ["reporting.pictures_every=2"]), tmp_path / "drawn")
+    names = [one.name for one in sorted((tmp_path / "drawn" / "pictures").iterdir())]
+    assert names == ["stage_1_step_2.png", "stage_2_step_2.png"]
+    first, second = (load_file(tmp_path / name / "stored.safetensors") for name in ("plain", "drawn"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tensorboard_gets_what_the_log_gets(stored_recipe, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    train(load_recipe(stored_recipe, ["reporting.tensorboard=true", "stage_2=null"]), tmp_path / "run")
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_preset_whose_text_encoder_is_not_packaged_asks_for_its_table(stored_recipe, tmp_path) -> None:
+    settings = ["preset=base", "hu_windows=[[-175, 250]]", "patch.size=[64, 32, 32]"]
+    with pytest.raises(InputError, match="needs text embeddings of width 512"):
+        train(load_recipe(stored_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
