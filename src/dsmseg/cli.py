@@ -23,6 +23,7 @@ from dsmseg.errors import DsmsegError
 
 if TYPE_CHECKING:
     from dsmseg.inference import CaseResult
+    from dsmseg.training.recipe import Recipe
 
 DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
 
@@ -118,11 +119,8 @@ def train(
     with console.progress("Reading the training data") as progress:
 
         def show(entry: dict[str, float], steps: int) -> None:
-            told = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name not in ("stage", "step"))
             stage, step = int(entry["stage"]), int(entry["step"])
-            speed = f"{recipe.batch.size / entry['seconds']:.2f} patches/s"
-            left = f"{(steps - step) * entry['seconds'] / 60:.0f} min left"
-            progress.step(f"Stage {stage}, step {step} of {steps}: {told}, {speed}, {left}", step, steps)
+            progress.step(f"Stage {stage}, step {step} of {steps}: {_how_it_goes(entry, recipe, steps)}", step, steps)
 
         try:
             weights = training.train(recipe, output or Path("runs") / recipe.name, resume=resume, report=show)
@@ -180,6 +178,13 @@ def demo(
         sys.stdout.write(f"{one.name}: Dice {one.dice:.3f} with the reference\n")
     sys.stdout.write(f"{result.seconds:.1f} s from the scan to the picture\n")
     sys.stdout.write(f"Look at {result.picture}; everything else is in {result.case}\n")
+
+
+def _how_it_goes(entry: dict[str, float], recipe: "Recipe", steps: int) -> str:
+    others = ("stage", "step", "seconds", "seconds waited", "memory (GB)")
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name not in others)
+    speed, left = recipe.batch.size / entry["seconds"], (steps - entry["step"]) * entry["seconds"] / 60
+    return f"{terms}; {speed:.2f} patches/s, {left:.0f} min left, {entry['memory (GB)']:.1f} GB"
 
 
 def _row(result: "CaseResult") -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a recipe can ask for beyond the two stages: a start from weights, frozen parts, few classes, less memory."""
 
 import json
+import sys
+from typing import ClassVar
 
 import pytest
 import torch
@@ -73,6 +75,24 @@ def test_tensorboard_gets_what_the_log_gets(stored_recipe, tmp_path) -> None:
     pytest.importorskip("tensorboard")
     train(load_recipe(stored_recipe, ["reporting.tensorboard=true", "stage_2=null"]), tmp_path / "run")
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_mlflow_gets_it_too_or_is_missed_before_the_first_step(stored_recipe, tmp_path, monkeypatch) -> None:
+    class Tracker:
+        seen: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+        @classmethod
+        def log_metrics(cls, values, step):
+            cls.seen.append((step, values))
+
+    asked = load_recipe(stored_recipe, ["reporting.mlflow=true", "stage_2=null"])
+    monkeypatch.setitem(sys.modules, "mlflow", Tracker)
+    train(asked, tmp_path / "run")
+    assert [step for step, _ in Tracker.seen] == [1, 2, 3]
+    assert "stage 1/mask" in Tracker.seen[0][1]
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(InputError, match="needs MLflow"):
+        train(asked, tmp_path / "other")
 
 
 def test_a_preset_whose_text_encoder_is_not_packaged_asks_for_its_table(stored_recipe, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes about itself: log.jsonl and log.csv, TensorBoard where it is asked for."""
+"""What a run writes about itself: log.jsonl and log.csv, TensorBoard and MLflow where they are asked for."""
 
 import csv
 import io
@@ -30,6 +30,7 @@ class Journal:
         self._entries = [one for one in _read(directory / _LOG) if Position(one["stage"], one["step"]) <= position]
         self._steps: list[dict[str, float]] = []
         self._board = _open_board(directory) if plan.tensorboard else None
+        self._tracker = _open_tracker() if plan.mlflow else None
         text = "".join(f"{json.dumps(entry)}\n" for entry in self._entries)
         write_atomically(directory / _LOG, lambda path: path.write_text(text, "utf-8"))
 
@@ -59,6 +60,8 @@ class Journal:
         if self._board is not None:
             for name, value in means.items():
                 self._board.add_scalar(f"stage {stage}/{name}", value, step)
+        if self._tracker is not None:
+            self._tracker.log_metrics({f"stage {stage}/{name}": value for name, value in means.items()}, step=step)
         if self.report is not None:
             self.report(entry, steps)
 
@@ -89,6 +92,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return entries
+
+
+def _open_tracker() -> Any:
+    """Give MLflow, which finds its server and experiment in its own environment variables."""
+    try:
+        import mlflow
+    except ImportError as error:
+        raise InputError("reporting.mlflow needs MLflow", mend="Install it: pip install mlflow") from error
+    return mlflow
 
 
 def _open_board(directory: Path) -> Any:

@@ -198,6 +198,7 @@ class Reporting(_Section):
     state_every: Count = 250
     pictures_every: Natural = 0
     tensorboard: bool = False
+    mlflow: bool = False
 
 
 class Recipe(_Section):
