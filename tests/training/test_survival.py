@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsmseg import checkpoint
 from dsmseg.errors import InputError, OutputError
 from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
@@ -119,12 +120,14 @@ def test_a_loader_process_that_dies_is_one_line_and_no_step_is_lost(stored_recip
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == steps + 1
 
 
-def test_two_processes_learn_as_one_does_with_the_same_batch(stored_recipe, tmp_path) -> None:
+# FSDP lays the kernels out otherwise in memory: rounding differs, and Adam's first steps make much of it.
+@pytest.mark.parametrize(("strategy", "near"), [("ddp", 2e-3), ("fsdp", 3e-2)])
+def test_two_processes_learn_as_one_does_with_the_same_batch(stored_recipe, tmp_path, strategy, near) -> None:
     # In the cool-down running statistics are used, which two processes gather from one half of the batch each.
     same = ["patch.size=[64,32,32]", "stage_1.cool_down=0", "stage_2.cool_down=0"]
     one = load_recipe(stored_recipe, [*same, "hardware.accumulate=2"])
     train(one, tmp_path / "one")
-    two = [*same, "hardware.devices=2", "hardware.accelerator=cpu"]
+    two = [*same, "hardware.devices=2", "hardware.accelerator=cpu", f"hardware.strategy={strategy}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "dsmseg"]
     call = [*launcher, *command(stored_recipe, tmp_path / "two", settings=two)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -138,4 +141,7 @@ def test_two_processes_learn_as_one_does_with_the_same_batch(stored_recipe, tmp_
     assert len(alone) == len(together) == 6
     for first, second in zip(alone, together, strict=True):
         for term in ("mask", "response", "presence"):
-            assert second[term] == pytest.approx(first[term], rel=2e-3)
+            assert second[term] == pytest.approx(
+                first[term], rel=1e-4 if first["step"] == 1 == first["stage"] else near
+            )
+    assert checkpoint.verify(tmp_path / "two" / "stored.safetensors").stage == 2

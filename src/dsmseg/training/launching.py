@@ -1,4 +1,4 @@
-"""The processes and devices of a run, by lightning-fabric: one CPU or GPU, DDP, FSDP; torchrun and SLURM are found."""
+"""The processes and devices of a run, by lightning-fabric: one CPU or GPU, DDP, FSDP2; torchrun and SLURM are found."""
 
 import logging
 import os
@@ -10,6 +10,8 @@ from dsmseg.training.recipe import Hardware
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
 
 # What torchrun, SLURM and Fabric's own launcher number processes by.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
@@ -31,7 +33,12 @@ def launch(hardware: Hardware) -> "Fabric":
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels
     accelerator: Any = "auto" if hardware.accelerator == "auto" else hardware.accelerator
     alone = hardware.devices * hardware.nodes == 1
-    strategy: Any = "auto" if alone else ("ddp" if hardware.strategy == "auto" else hardware.strategy)
+    strategy: Any = "auto" if alone else "ddp"
+    if hardware.strategy == "fsdp":
+        from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+        everyone = hardware.devices * hardware.nodes
+        strategy = ModelParallelStrategy(_shard, data_parallel_size=everyone, tensor_parallel_size=1)
     try:
         fabric = Fabric(
             accelerator=accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
@@ -41,6 +48,17 @@ def launch(hardware: Hardware) -> "Fabric":
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"cannot be had here ({error})", where="hardware", mend="Change hardware.* to fit.") from error
     return fabric
+
+
+def _shard(network: "nn.Module", mesh: "DeviceMesh") -> "nn.Module":
+    """Spread parameters, gradients and moments over processes (FSDP), part by part of the network."""
+    from torch.distributed.fsdp import fully_shard
+
+    over = mesh["data_parallel"]
+    for part in network.children():
+        fully_shard(part, mesh=over)
+    fully_shard(network, mesh=over)
+    return network
 
 
 def is_first_process() -> bool:

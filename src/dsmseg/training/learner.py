@@ -21,7 +21,16 @@ from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe, Stage
 from dsmseg.training.schedule import Schedule
-from dsmseg.training.state import Average, Position, State, fill_optimizer, optimizer_tensors, unfit
+from dsmseg.training.state import (
+    Average,
+    Position,
+    State,
+    fill_network,
+    fill_optimizer,
+    network_tensors,
+    optimizer_tensors,
+    unfit,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -102,11 +111,9 @@ class Learner:
 
     def state(self, steps: int) -> State:
         """Give everything that the stage goes on from after so many steps. Batches follow from seed and step."""
-        tensors = {f"network/{name}": one for name, one in self.network.state_dict().items()}
-        tensors = {name: one.detach().clone() for name, one in tensors.items()}
+        tensors = {f"network/{name}": one for name, one in network_tensors(self.network).items()}
         with self.average.in_place():
-            for name, one in self.network.state_dict().items():
-                tensors[f"average/{name}"] = one.detach().clone()
+            tensors |= {f"average/{name}": one for name, one in network_tensors(self.network).items()}
         tensors |= {f"optimizer/{name}": one for name, one in optimizer_tensors(self.optimizer.optimizer).items()}
         tensors["random/torch"] = torch.get_rng_state()
         return State(Position(self.number, steps), tensors)
@@ -118,9 +125,9 @@ class Learner:
             WeightsError: it is not of this stage of this recipe.
         """
         try:
-            self.network.load_state_dict(state.part("average/"))
+            fill_network(self.network, state.part("average/"))
             self.average.values = Average(self.network, self.average.decay).values
-            self.network.load_state_dict(state.part("network/"))
+            fill_network(self.network, state.part("network/"))
             fill_optimizer(self.optimizer.optimizer, state.part("optimizer/"))
             torch.set_rng_state(state.tensors["random/torch"])
         except (RuntimeError, LookupError, ValueError) as error:
@@ -136,15 +143,15 @@ class Learner:
         if stored.card.preset != self.recipe.preset:
             what = f"is of preset {stored.card.preset}, the recipe of {self.recipe.preset}"
             raise WeightsError(what, where=path, mend="Choose weights of the same preset, or change the recipe's.")
-        own = self.network.state_dict()
+        own = network_tensors(self.network)
         fitting = {name: one for name, one in stored.state.items() if name in own and own[name].shape == one.shape}
-        self.network.load_state_dict({**own, **fitting})
+        fill_network(self.network, own | fitting)
         self.average = Average(self.network, self.stage.average)
 
     def weights(self) -> dict[str, Tensor]:
         """Give the averaged weights."""
         with self.average.in_place():
-            return {name: one.detach().cpu().clone() for name, one in self.network.state_dict().items()}
+            return {name: one.cpu() for name, one in network_tensors(self.network).items()}
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()
@@ -175,6 +182,8 @@ def _build(recipe: Recipe, number: Literal[1, 2]) -> DSM:
     network = build(config, text)
     if recipe.backbone is not None and number == 1:
         checkpoint.fill_backbone(network.backbone, recipe.backbone)
+    if recipe.hardware.strategy == "fsdp":  # takes contiguous parameters alone
+        return network
     return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
 
 

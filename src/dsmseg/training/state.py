@@ -107,10 +107,41 @@ def unfit(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"does not hold the state of this run ({error})", where=path, mend="Remove it to start anew.")
 
 
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Give a copy of a network's state, whole also where its parameters are spread over processes."""
+    return {name: whole(one).detach().clone() for name, one in network.state_dict().items()}
+
+
+def fill_network(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put a whole state into a network, also where its parameters are spread over processes.
+
+    Raises:
+        RuntimeError, LookupError: the state is another network's.
+    """
+    own = network.state_dict()
+    network.load_state_dict({name: laid_like(own[name], one) for name, one in tensors.items()}, strict=True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor that is spread over processes (FSDP); all of them have to ask."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_like(target: Tensor, tensor: Tensor) -> Tensor:
+    """Give a copy of a whole tensor that lies in memory, and is spread over processes, as ``target`` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(target, DTensor):
+        return distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements)
+    return torch.empty_like(target).copy_(tensor)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Give the moments of each parameter, as ``number/name``."""
     state = optimizer.state_dict()["state"]
-    return {f"{number}/{name}": one for number, moments in state.items() for name, one in moments.items()}
+    return {f"{number}/{name}": whole(one) for number, moments in state.items() for name, one in moments.items()}
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -119,6 +150,6 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, moment = name.partition("/")
-        laid = torch.empty_like(parameters[int(number)]).copy_(tensor) if tensor.ndim else tensor
+        laid = laid_like(parameters[int(number)], tensor) if tensor.ndim else tensor
         moments.setdefault(int(number), {})[moment] = laid
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
