@@ -120,26 +120,43 @@ def test_a_loader_process_that_dies_is_one_line_and_no_step_is_lost(stored_recip
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == steps + 1
 
 
-# FSDP lays kernels out otherwise in memory: rounding differs, which Adam's first steps soon blow up.
-@pytest.mark.parametrize(("strategy", "compared"), [("ddp", 6), ("fsdp", 2)])
-def test_two_processes_learn_as_one_does_with_the_same_batch(stored_recipe, tmp_path, strategy, compared) -> None:
-    # In the cool-down running statistics are used, which two processes gather from one half of the batch each.
-    same = ["patch.size=[64,32,32]", "stage_1.cool_down=0", "stage_2.cool_down=0"]
-    one = load_recipe(stored_recipe, [*same, "hardware.accumulate=2"])
-    train(one, tmp_path / "one")
-    two = [*same, "hardware.devices=2", "hardware.accelerator=cpu", f"hardware.strategy={strategy}"]
+def train_in_two_processes(recipe, run, settings) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "dsmseg"]
-    call = [*launcher, *command(stored_recipe, tmp_path / "two", settings=two)[3:]]
+    two = [*settings, "hardware.devices=2", "hardware.accelerator=cpu"]
+    call = [*launcher, *command(recipe, run, settings=two)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Weights and their card") == 1
+
+
+# In the cool-down running statistics are used, which two processes gather from one half of the batch each.
+ALIKE = ["patch.size=[64,32,32]", "stage_1.cool_down=0", "stage_2.cool_down=0"]
+
+
+def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe, tmp_path) -> None:
+    train(load_recipe(stored_recipe, [*ALIKE, "hardware.accumulate=2"]), tmp_path / "one")
+    train_in_two_processes(stored_recipe, tmp_path / "two", ALIKE)
     alone, together = (
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("one", "two")
     )
     assert len(alone) == len(together) == 6
-    for first, second in list(zip(alone, together, strict=True))[:compared]:
+    for first, second in zip(alone, together, strict=True):
         for term in ("mask", "response", "presence"):
             assert second[term] == pytest.approx(first[term], rel=2e-3)
-    assert checkpoint.verify(tmp_path / "two" / "stored.safetensors").stage == 2
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strategy) -> None:
+    """After one step, Adam's first moments are the gradients."""
+    single = [*ALIKE, "stage_1.length=1", "stage_2=null"]
+    train(load_recipe(stored_recipe, [*single, "hardware.accumulate=2"]), tmp_path / "one")
+    train_in_two_processes(stored_recipe, tmp_path / "two", [*single, f"hardware.strategy={strategy}"])
+    one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "two"))
+    moments = [name for name in one if name.endswith("exp_avg")]
+    assert len(moments) > 100
+    whole = torch.cat([one[name].flatten() for name in moments])
+    parts = torch.cat([two[name].flatten() for name in moments])
+    assert (parts - whole).norm() < 0.01 * whole.norm()
+    assert checkpoint.verify(tmp_path / "two" / "stored.safetensors").stage == 1
