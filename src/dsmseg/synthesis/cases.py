@@ -34,7 +34,8 @@ COVERAGES: dict[str, tuple[float, float]] = {
     "torso": (-185, 465),
 }
 _SLAB = 3_000_000  # voxels drawn at a time
-_SLAB_BYTES, _VOXEL_BYTES = 450_000_000, 9  # a little above what a case takes: by itself, and each voxel
+# A little above what a case takes: by itself, each voxel, and each voxel where tumors grow.
+_SLAB_BYTES, _VOXEL_BYTES, _TUMOR_BYTES = 450_000_000, 9, 12
 _TILT = 40.0  # mm along z that a turned body may show beyond the levels of its scan
 _UNDER_TABLE = 40.0  # mm below the back
 
@@ -93,7 +94,7 @@ def make_case(plan: CasePlan) -> Case:
     patient = draw_patient(plan.seed, whole=plan.whole)
     pose = draw_pose(plan.seed, matrix=np.diag([1.0, 1.0, 1.0 / patient.height]))
     frame = _frame(plan, patient, pose)
-    _check_memory(frame)
+    _check_memory(frame, grows=bool(plan.tumors))
     random = generator(plan.seed, "scan")
     look = draw_look(random, plan.phase or PHASES[int(random.integers(3))])
     scanner = draw_scanner(random, plan.spacing[2], plan.artifacts)
@@ -134,9 +135,10 @@ def _check(plan: CasePlan) -> None:
         raise InputError(f"a spacing of {plan.spacing} mm is not made", mend="Give 0.3 to 12 mm along each axis.")
 
 
-def _check_memory(frame: Frame) -> None:
+def _check_memory(frame: Frame, *, grows: bool) -> None:
     voxels = math.prod(frame.shape)
-    need, there = _SLAB_BYTES + _VOXEL_BYTES * voxels, resources.memory()
+    need = _SLAB_BYTES + (_VOXEL_BYTES + (_TUMOR_BYTES if grows else 0)) * voxels
+    there = resources.memory()
     if need > 0.9 * there:
         shape = " x ".join(map(str, frame.shape))
         raise InputError(
