@@ -15,7 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from dsmseg.training.augmentation import AugmentationRange, draw_augmentation
+from dsmseg.training.augmentation import draw_augmentation
+from dsmseg.training.recipe import AugmentationRange
 
 from measuring import in_turns
 

@@ -15,36 +15,12 @@ from torch import Tensor
 
 from dsmseg.synthesis.noise import generator, seed_of, smooth_noise
 from dsmseg.training import kernels
+from dsmseg.training.recipe import AugmentationRange
 
 Size = tuple[int, int, int]
 Codes = UInt[NDArray[np.unsignedinteger], "x y z"]
 
 _ELASTIC_REACH = 3.0  # deviations that a voxel may be moved by; further ones are cut
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentationRange:
-    """What may happen to a patch. Each ``_chance`` is how often.
-
-    rotation: degrees about each axis, both ways. scale: size in the patch relative to that in the scan. elastic: the
-    largest standard deviation of the displacement, in voxels, of a smooth field with nodes every ``elastic_nodes``
-    voxels. brightness: standard deviation of what is added to the image in [0, 1]. gamma: exponent.
-
-    The defaults are those of nnU-Net (Isensee et al. 2021, supplement: rotation, scaling, gamma; brightness as in its
-    additive variant); its elastic deformation, off there by default, is here at the strength of the same paper.
-    """
-
-    rotation: float = 30.0
-    rotation_chance: float = 0.2
-    scale: tuple[float, float] = (0.7, 1.4)
-    scale_chance: float = 0.2
-    elastic: float = 4.0
-    elastic_nodes: float = 12.0
-    elastic_chance: float = 0.2
-    brightness: float = 0.1
-    brightness_chance: float = 0.15
-    gamma: tuple[float, float] = (0.7, 1.5)
-    gamma_chance: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)

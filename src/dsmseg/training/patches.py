@@ -21,7 +21,8 @@ from dsmseg.synthesis.noise import generator as stream
 from dsmseg.synthesis.online import draw_phantom
 from dsmseg.synthesis.warp import uniform
 from dsmseg.taxonomy import CLASSES
-from dsmseg.training.augmentation import AugmentationRange, draw_augmentation
+from dsmseg.training.augmentation import draw_augmentation
+from dsmseg.training.recipe import AugmentationRange
 
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
 

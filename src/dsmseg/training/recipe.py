@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
 from dsmseg.model import PRESETS
 from dsmseg.taxonomy import ORGANS, TUMORS, find
@@ -18,6 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head", "tumor_decoder", "tumor_head", "text_alignment")
+
+
+_USUAL = Balance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,22 @@ class Store(_Section):
 class Sampling(_Section):
     """How often what is drawn from a store; see `dsmseg.datasets.patches.Balance`."""
 
-    dataset_power: Fraction = 0.5
-    anywhere: NotNegative = 1.0
-    organ: NotNegative = 2.0
-    tumor: NotNegative = 5.0
+    dataset_power: Fraction = _USUAL.dataset_power
+    anywhere: NotNegative = _USUAL.anywhere
+    organ: NotNegative = _USUAL.organ
+    tumor: NotNegative = _USUAL.tumor
 
 
-class Augmentation(_Section):
-    """What happens to a patch from a store, and how often; see `dsmseg.training.augmentation.AugmentationRange`."""
+class AugmentationRange(_Section):
+    """What may happen to a patch from a store. Each ``_chance`` is how often.
+
+    rotation: degrees about each axis, both ways. scale: size in the patch relative to that in the scan. elastic: the
+    largest standard deviation of the displacement, in voxels, of a smooth field with nodes every ``elastic_nodes``
+    voxels. brightness: standard deviation of what is added to the image in [0, 1]. gamma: exponent.
+
+    The defaults are those of nnU-Net (Isensee et al. 2021, supplement: rotation, scaling, gamma; brightness as in its
+    additive variant); elastic deformation, which it leaves off, is mild.
+    """
 
     rotation: NotNegative = 30.0
     rotation_chance: Fraction = 0.2
@@ -224,7 +236,7 @@ class Recipe(_Section):
     patch: Patch = Patch()
     batch: Batch
     sampling: Sampling = Sampling()
-    augmentation: Augmentation = Augmentation()
+    augmentation: AugmentationRange = AugmentationRange()
     loss: Loss = Loss()
     stage_1: Stage | None = None
     stage_2: Stage | None = None

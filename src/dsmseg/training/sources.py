@@ -16,7 +16,6 @@ from dsmseg.errors import DsmsegError, InputError
 from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.warp import WarpRange
-from dsmseg.training.augmentation import AugmentationRange
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
 from dsmseg.training.recipe import Recipe
 
@@ -45,10 +44,9 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
     cases = _cases(recipe, stage)
     batch = recipe.batch
     if batch.stored:
-        limits = AugmentationRange(**recipe.augmentation.model_dump())
         balance = Balance(**recipe.sampling.model_dump())
         stored = StoredPatches(
-            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=limits, balance=balance,
+            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=recipe.augmentation, balance=balance,
             batch=batch.stored, seed=recipe.seed + stage,
         )  # fmt: skip
         sources.append((stored, batch.stored))
