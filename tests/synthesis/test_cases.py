@@ -26,7 +26,7 @@ from dsmseg.taxonomy import ORGANS, TUMORS, find
 SMALL = CasePlan(seed=5, coverage="abdomen", spacing=(5.0, 5.0, 6.0), tumors=("Liver Tumor",))
 
 
-DIGESTS = ["562ad5e8115d6814", "f1b29deb64ff8fe4", "6c2bc0a1a9486a0c"]
+DIGESTS = ["74dcef1f8c8756c7", "7002fa6df6b4c9a9", "6c2bc0a1a9486a0c"]
 
 
 def digests(plan: CasePlan) -> list[str]:

@@ -100,7 +100,7 @@ def make_case(plan: CasePlan) -> Case:
     scanner = draw_scanner(random, plan.spacing[2], plan.artifacts)
     affine = np.diag([*plan.spacing, 1.0])
     affine[:3, 3] = frame.origin
-    body = GrowingBody(*_draw(patient, frame, pose, look), plan.spacing)
+    body = GrowingBody(*_draw(patient, plan.coverage, frame, pose, look), plan.spacing)
     for number, name in enumerate(plan.tumors):
         body.grow(tumor_class(name), look.phase, plan.seed, "tumor", number)
     if "metal" in plan.artifacts:
@@ -174,11 +174,17 @@ def _slabs(frame: Frame, reach: int = 0) -> list[tuple[Frame, slice, tuple[int, 
     return slabs
 
 
-def _draw(patient: Patient, frame: Frame, pose: Pose, look: Look) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _draw(
+    patient: Patient, coverage: str, frame: Frame, pose: Pose, look: Look
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     structures, image = np.empty(frame.shape, np.uint8), np.empty(frame.shape, np.float32)
     random = patient.random("table")
     plank = (float(random.uniform(2, 14)), float(random.uniform(0.0004, 0.0016)), float(random.uniform(8, 20)))
-    back = frame.origin[1] + _UNDER_TABLE
+    low, high = COVERAGES[coverage]
+    trunk = Trunk(patient)
+    levels = trunk.z[(trunk.z >= low) & (trunk.z <= high)]
+    middle = [(0.0, trunk.spine_at(z) - float(np.interp(z, trunk.z, trunk.tables[2])), z) for z in levels]
+    back = float((np.array(middle) @ np.linalg.inv(pose.matrix).T)[:, 1].min())
     for part, box, _ in _slabs(frame):
         canvas = draw_body(patient, part, pose)
         _put_table(canvas, part, back, plank)
