@@ -34,9 +34,12 @@ FEWEST = 300  # voxels
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the labelled scans")
+    parser.add_argument("--data", type=Path, help="folder that holds the labelled scans")
     parser.add_argument("--bodies", type=int, default=8)
     arguments = parser.parse_args()
+    if arguments.data is None:
+        print(json.dumps({"what": "HU histograms", "skipped": "name the folder of the real scans: --data"}))
+        return
     for name, scan, labels, phase, spacing in SCANS:
         organs = totalsegmentator().organs[read_labels(arguments.data / labels).array]
         hu = read_scan(arguments.data / scan).array

@@ -19,11 +19,14 @@ from dsmseg.training.sources import drawn, loader, open_data
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, default=Path(), help="the folder that the recipe's paths start from")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    if arguments.recipe is None:
+        print(json.dumps({"what": "training", "skipped": "name a recipe and the folder of its store: --data"}))
+        return
     recipe = load_recipe(arguments.recipe, [f"data={arguments.data}", *arguments.set])
     fabric = launch(recipe.hardware)
     for number, stage in recipe.stages:
