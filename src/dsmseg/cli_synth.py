@@ -69,6 +69,28 @@ def make_phantom(
     sys.stdout.write(f"{shape} voxels, {case.record['phase']}, written to {output}\n")
 
 
+@app.command("body")
+def make_body(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="A label map, in any format that predict reads.")],
+    output: Output,
+    seed: Seed = 0,
+    spacing: Annotated[float, typer.Option(metavar="MM", min=0.5, max=12, help="Between voxels.")] = 2.0,
+    ids: Annotated[
+        Literal["totalsegmentator", "dsmseg"], typer.Option(help="Whose ids the labels are; dsmseg: organs.nii.gz.")
+    ] = "totalsegmentator",
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a CT of a body from its label map: deformed, with new intensities.
+
+    DIR gets ct.nii.gz, organs.nii.gz (taxonomy ids) and record.json. Another seed gives another scan.
+    """
+    from dsmseg.synthesis.output import remake_body
+
+    with console.progress("Making a body"):
+        remake_body(labels, output, seed, spacing, organs=ids == "dsmseg", overwrite=overwrite)
+    sys.stdout.write(f"Written to {output}\n")
+
+
 @app.command("tumor")
 def make_tumor(
     scan: Annotated[Path, typer.Argument(metavar="CT", help="Any scan that predict reads.")],

@@ -91,6 +91,28 @@ def test_a_scan_in_another_orientation_keeps_its_own_grid(body, with_tumor, tmp_
     np.testing.assert_array_equal(np.asarray(own.dataobj)[::-1, ::-1], voxels(with_tumor / "tumor.nii.gz"))
 
 
+def test_a_label_map_becomes_scans_that_differ_from_seed_to_seed(body, tmp_path) -> None:
+    for seed in ("1", "2"):
+        made = ["synth", "body", str(body / "organs.nii.gz"), "--ids", "dsmseg", "-o", str(tmp_path / seed)]
+        assert cli.run([*made, "--seed", seed, "--spacing", "5"]) == 0
+    first, second = (voxels(tmp_path / seed / "ct.nii.gz") for seed in ("1", "2"))
+    assert first.shape == second.shape
+    assert np.abs(first.astype(float) - second).mean() > 20
+    organs = voxels(tmp_path / "1" / "organs.nii.gz")
+    assert {LIVER, find("Spleen").id, find("Right Kidney").id} <= set(np.unique(organs).tolist())
+    assert -20 < np.median(first[organs == LIVER]) < 180
+    right, left = (np.argwhere(organs == find(f"{side} Kidney").id).mean(axis=0) for side in ("Right", "Left"))
+    assert right[0] > left[0]  # RAS: x grows to the right
+
+
+def test_a_label_map_with_other_ids_is_refused(body, tmp_path, capsys) -> None:
+    image = nibabel.load(body / "organs.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.uint8(90), image.affine), tmp_path / "other.nii.gz")
+    assert cli.run(["synth", "body", str(tmp_path / "other.nii.gz"), "--ids", "dsmseg", "-o", str(tmp_path / "o")]) == 2
+    assert "no organ of the taxonomy" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_is_read_is_never_replaced(body, capsys) -> None:
     before = {path: path.read_bytes() for path in body.iterdir()}
     assert cli.run(tumor(body, body, "--overwrite")) == 2

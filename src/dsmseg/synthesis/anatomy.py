@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsmseg.errors import InputError
 from dsmseg.taxonomy import find
 
 PHASES = ("native", "arterial", "venous")
@@ -71,6 +72,21 @@ def phantom_anatomy() -> Anatomy:
     table = _read("totalsegmentator.toml")
     more = table["phantom"]
     return _anatomy([*table["structures"], *more["structures"]], [*table["organs"].items(), *more["organs"].items()])
+
+
+def as_structures(organs: NDArray[Any]) -> NDArray[np.uint8]:
+    """Give structures of `phantom_anatomy` for a label map of organs (ids of the taxonomy): the first part of each.
+
+    Raises:
+        InputError: an id is no organ's.
+    """
+    known = phantom_anatomy().organs
+    if int(organs.max()) > int(known.max()):
+        what = f"holds the id {int(organs.max())}, which is no organ of the taxonomy"
+        raise InputError(what, mend="Say which ids these are: --ids totalsegmentator.")
+    table = np.array([0, *(int(np.argmax(known == organ)) for organ in range(1, int(known.max()) + 1))], np.uint8)
+    structures: NDArray[np.uint8] = table[organs]
+    return structures
 
 
 def organ_mask(structures: NDArray[np.uint8], class_id: int) -> NDArray[np.bool_]:

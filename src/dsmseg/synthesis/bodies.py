@@ -1,6 +1,6 @@
 """Bodies from label maps: deformed and given intensities, so that no two samples are alike."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from dsmseg.errors import InputError
 from dsmseg.synthesis import scanner
-from dsmseg.synthesis.anatomy import Anatomy
+from dsmseg.synthesis.anatomy import Anatomy, as_structures
 from dsmseg.synthesis.appearance import AIR, draw_look, paint
 from dsmseg.synthesis.noise import generator as stream
 from dsmseg.synthesis.noise import seed_of, smooth_noise
@@ -63,13 +63,17 @@ class PatchPlan:
     truncation: float = 0.0  # how often the scan is a thin slab: its first and last slice repeated, as in inference
 
 
-def read_body(labels: Path, image: Path | None, anatomy: Anatomy) -> Body:
+def read_body(labels: Path, image: Path | None, anatomy: Anatomy, *, organs: bool = False) -> Body:
     """Read a label map of ``anatomy`` and, where it has one, its CT (same place in mm; grids may differ).
+
+    ``organs``: the labels are organs of the taxonomy, and ``anatomy`` is `phantom_anatomy`.
 
     Raises:
         InputError: a file cannot be read, an id is unknown, or the two do not lie at the same place.
     """
     label_volume = read_labels(labels)
+    if organs:
+        label_volume = replace(label_volume, array=as_structures(label_volume.array))
     if int(label_volume.array.max()) >= len(anatomy.structures):
         raise InputError(
             f"holds the id {int(label_volume.array.max())}, beyond {len(anatomy.structures) - 1}",
@@ -93,14 +97,16 @@ def read_body(labels: Path, image: Path | None, anatomy: Anatomy) -> Body:
     )
 
 
-def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sample:
-    """Draw a deformed patch, from the real image or with synthetic intensities.
+def draw(
+    body: Body, plan: PatchPlan, generator: Generator, *, real: bool, center: Float[Tensor, "3"] | None = None
+) -> Sample:
+    """Draw a deformed patch, from the real image or with synthetic intensities, about ``center`` or near an organ.
 
     The real image is given another patient's contrast half of the time: each structure is moved to a mean HU drawn
     for its tissue, and keeps its own texture.
     """
     offsets = random_warp(plan.size, plan.spacing, plan.warp, generator) / SOURCE_SPACING
-    positions = offsets + _random_center(body, plan, generator)
+    positions = offsets + (_random_center(body, plan, generator) if center is None else center)
     structures, inside = sample_nearest(body.structures, positions)
     chance = stream(int(torch.randint(1 << 62, (), generator=generator)))
     if real:
@@ -117,6 +123,15 @@ def draw(body: Body, plan: PatchPlan, generator: Generator, *, real: bool) -> Sa
     image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
     organs = torch.from_numpy(body.anatomy.organs)[structures.long()]
     return sometimes_thin(Sample(image, organs, inside, body.anatomy.annotated_organs), plan, chance)
+
+
+def draw_whole(body: Body, spacing: float, seed: int) -> Sample:
+    """Draw all of a body, deformed, with synthetic intensities, as one scan; ``spacing`` in mm."""
+    extent = np.array(body.structures.shape) * SOURCE_SPACING * (1.15, 1.15, 0.95)
+    x, y, z = (max(8, int(count)) for count in extent / spacing)
+    plan = PatchPlan(size=(x, y, z), spacing=spacing, warp=WarpRange(scale=(0.95, 1.05)))
+    middle = (torch.tensor(body.structures.shape) - 1.0) / 2
+    return draw(body, plan, Generator().manual_seed(seed), real=False, center=middle)
 
 
 def sometimes_thin(sample: Sample, plan: PatchPlan, random: Generator_) -> Sample:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from dsmseg.errors import InputError
 from dsmseg.files import replacing_folder, write_json
+from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
+from dsmseg.synthesis.bodies import draw_whole, read_body
 from dsmseg.synthesis.cases import Case
 from dsmseg.synthesis.tumors import insert_tumor
 from dsmseg.taxonomy import ORGANS, TUMORS, find
@@ -31,6 +33,32 @@ def write_case(case: Case, directory: Path, *, overwrite: bool = False) -> None:
         write_nifti(folder / "organs.nii.gz", organs, volume, names=_present(organs))
         write_nifti(folder / "tumors.nii.gz", tumors, volume, names=_present(tumors))
         write_json(folder / "record.json", case.record)
+
+
+def remake_body(labels: Path, output: Path, seed: int, spacing: float, *, organs: bool, overwrite: bool) -> None:
+    """Make a scan of a body that a label map describes; writes ``ct`` and ``organs`` (.nii.gz) and ``record.json``.
+
+    Args:
+        labels: TotalSegmentator (v2) ids or, with ``organs``, ids of the taxonomy.
+        output: the folder to write. seed: of all chance. spacing: mm.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: the label map cannot be read or used.
+        OutputError: the folder cannot be written.
+    """
+    refuse_existing(output, overwrite)
+    _refuse_losing(output, [labels])
+    body = read_body(labels, None, phantom_anatomy() if organs else totalsegmentator(), organs=organs)
+    made = draw_whole(body, spacing, seed)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = -spacing * (np.array(made.image.shape) - 1) / 2
+    image = np.rint(np.clip(made.image.numpy(), -1024, 3071)).astype(np.int16)
+    volume, found = Volume.from_own(image, affine), made.organs.numpy()
+    with replacing_folder(output) as folder:
+        write_nifti(folder / "ct.nii.gz", image, volume)
+        write_nifti(folder / "organs.nii.gz", found, volume, names=_present(found))
+        write_json(folder / "record.json", {"labels": labels.name, "seed": seed, "spacing_mm": spacing})
 
 
 def add_tumor(
