@@ -34,7 +34,7 @@ def test_a_user_s_data_fine_tune_packaged_weights_in_one_command(stored_recipe, 
 
 
 def test_weights_of_another_preset_are_no_start(stored_recipe, tmp_path) -> None:
-    settings = ["start=starter", "preset=base", "hu_windows=[[-175, 250]]", "patch.size=[64, 32, 32]"]
+    settings = ["start=starter", "preset=base", "hu_windows=[[-175, 250]]", "patch.size=[64, 32, 32]", "stage_2=null"]
     with pytest.raises(WeightsError, match="is of preset starter, the recipe of base"):
         train(load_recipe(stored_recipe, settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
