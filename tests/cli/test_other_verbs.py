@@ -53,12 +53,11 @@ def test_weights_list_has_a_row_for_each_packaged_card(capsys: pytest.CaptureFix
 
 RECIPE = """
 name: tiny
-version: "1"
+version: "0"
 preset: starter
-steps: 40
-licence: Apache-2.0
-data: .
-bodies: [{name: one, labels: l.nii.gz, image: i.nii.gz, licence: CC0-1.0, source: nobody}]
+licence: CC0-1.0
+batch: {synthetic: 2, phantoms: 1.0}
+stage_1: {length: 3 steps}
 """
 
 
@@ -69,16 +68,16 @@ def test_train_follows_the_recipe_and_its_changes(
     seen = {}
 
     def fake_train(recipe: Recipe, directory: Path, *, resume: bool, report: Callable[..., None]) -> Path:
-        seen.update(steps=recipe.steps, seed=recipe.seed, directory=directory, resume=resume)
-        report({"step": 20, "dice": 0.25})
+        seen.update(length=str(recipe.stage_1.length), seed=recipe.seed, directory=directory, resume=resume)
+        report({"stage": 1, "step": 20, "dice of organs": 0.25, "seconds": 2.0, "memory (GB)": 1.5}, 60)
         return directory / "tiny.safetensors"
 
     monkeypatch.setattr(training, "train", fake_train)
-    changes = ["--set", "steps=60", "--set", "seed=3", "--resume"]
+    changes = ["--set", "stage_1.length=60", "--set", "seed=3", "--resume"]
     assert cli.run(["train", str(tmp_path / "tiny.yaml"), *changes]) == 0
-    assert seen == {"steps": 60, "seed": 3, "directory": Path("runs/tiny"), "resume": True}
+    assert seen == {"length": "60 steps", "seed": 3, "directory": Path("runs/tiny"), "resume": True}
     printed = capsys.readouterr()
-    assert printed.err == "step 20 of 60: dice 0.250\n"
+    assert printed.err == "Stage 1, step 20 of 60: dice of organs 0.250; 1.00 patches/s, 1 min left, 1.5 GB\n"
     assert "runs/tiny/tiny.safetensors" in printed.out
 
 
@@ -88,8 +87,8 @@ def test_train_follows_the_recipe_and_its_changes(
         ("name: [", [], "tiny.yaml"),
         ("just text", [], "tiny.yaml"),
         (RECIPE + "stepz: 3", [], "stepz"),
-        (RECIPE, ["--set", "steps"], "KEY=VALUE"),
-        (RECIPE, ["--set", "steps=0"], "steps"),
+        (RECIPE, ["--set", "seed"], "KEY=VALUE"),
+        (RECIPE, ["--set", "stage_1.length=0"], "1 step"),
         (RECIPE, ["--set", "preset=huge"], "preset"),
     ],
 )
