@@ -99,7 +99,7 @@ def test_training_learns_a_single_draw(recipe_file, tmp_path, monkeypatch) -> No
 def test_tumors_are_learned_from_a_store(stored_recipe, tmp_path) -> None:
     course = "{length: 20 steps, learning_rate: 1.0e-3, warm_up: 3 steps, cool_down: 3 steps}"
     plain = ["augmentation={rotation_chance: 0, scale_chance: 0, elastic_chance: 0, gamma_chance: 0}"]
-    more = ["sampling.anywhere=0", "sampling.organ=0", "reporting.log_every=5"]
+    more = ["sampling.anywhere=0.01", "sampling.organ=0", "reporting.log_every=5"]
     train(load_recipe(stored_recipe, [f"stage_1={course}", f"stage_2={course}", *plain, *more]), tmp_path / "run")
     first, last = (row["mask"] for row in entries(tmp_path / "run") if row["stage"] == 2 and row["step"] in (5, 20))
     assert last < 0.9 * first

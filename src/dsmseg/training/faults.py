@@ -15,13 +15,14 @@ from dsmseg.training.patches import Batch
 class NotFiniteError(ArithmeticError):
     """A loss that is no number: of which batch and step, and the first layer whose answer was none."""
 
-    def __init__(self, batch: Batch, step: int, layer: str, terms: dict[str, float]) -> None:
-        self.batch, self.at_step, self.layer, self.terms = batch, step, layer, terms
+    def __init__(self, batch: Batch, step: int, layer: str, terms: dict[str, float], process: int = 0) -> None:
+        self.batch, self.at_step, self.layer, self.terms, self.process = batch, step, layer, terms, process
         super().__init__(f"step {step}")
 
     def kept_in(self, directory: Path) -> InputError:
         """Write the batch to ``directory``; gives the line that tells of it."""
-        path = directory / f"not_finite_step_{self.at_step}.safetensors"
+        place = f"step_{self.at_step}" + (f"_process_{self.process}" if self.process else "")
+        path = directory / f"not_finite_{place}.safetensors"
         labels = self.batch.labels
         tensors = {
             "image": self.batch.image.cpu().contiguous(),

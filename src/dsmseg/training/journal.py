@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import statistics
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,12 +46,13 @@ class Journal:
         """Write the table, however it ended."""
         if self._board is not None:
             self._board.close()
-        self._write_table()
+        with suppress(OutputError) if error is not None else nullcontext():  # the first error is the one to tell
+            self._write_table()
 
     def record(self, stage: int, step: int, steps: int, terms: dict[str, float]) -> None:
         """Take what was measured in a step; ``step`` counts those that are done, of ``steps``."""
         self._steps.append(terms)
-        if step % self.every:
+        if step % self.every and step != steps:
             return
         names = dict.fromkeys(name for one in self._steps for name in one)
         means = {name: statistics.fmean(one[name] for one in self._steps if name in one) for name in names}
@@ -57,13 +60,21 @@ class Journal:
         entry = {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in means.items()}}
         self._entries.append(entry)
         self._append(entry)
-        if self._board is not None:
-            for name, value in means.items():
-                self._board.add_scalar(f"stage {stage}/{name}", value, step)
-        if self._tracker is not None:
-            self._tracker.log_metrics({f"stage {stage}/{name}": value for name, value in means.items()}, step=step)
+        self._tell_others({f"stage {stage}/{name}": value for name, value in means.items()}, step)
         if self.report is not None:
             self.report(entry, steps)
+
+    def _tell_others(self, values: dict[str, float], step: int) -> None:
+        """Tell TensorBoard and MLflow. What goes wrong with them is told once, and does not end the run."""
+        try:
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+            if self._tracker is not None:
+                self._tracker.log_metrics(values, step=step)
+        except Exception as error:  # noqa: BLE001
+            warnings.warn(f"TensorBoard and MLflow are told no more: {error}", stacklevel=2)
+            self._board = self._tracker = None
 
     def _append(self, entry: dict[str, float]) -> None:
         path = self.directory / _LOG

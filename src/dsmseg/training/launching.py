@@ -29,15 +29,19 @@ def launch(hardware: Hardware) -> "Fabric":
         from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise InputError("training needs lightning-fabric", mend='Install it: pip install "dsmseg[train]"') from error
+    everyone = hardware.devices * hardware.nodes
+    if int(os.environ.get("WORLD_SIZE", everyone)) != everyone:
+        what = f"says {hardware.devices} x {hardware.nodes} processes, and {os.environ['WORLD_SIZE']} were started"
+        raise InputError(
+            what, where="hardware", mend="Set hardware.devices (of each machine) and hardware.nodes to fit."
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what runs is told by `dsmseg info`
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels
     accelerator: Any = "auto" if hardware.accelerator == "auto" else hardware.accelerator
-    alone = hardware.devices * hardware.nodes == 1
-    strategy: Any = "auto" if alone else "ddp"
+    strategy: Any = "auto" if everyone == 1 else "ddp"
     if hardware.strategy == "fsdp":
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-        everyone = hardware.devices * hardware.nodes
         strategy = ModelParallelStrategy(_shard, data_parallel_size=everyone, tensor_parallel_size=1)
     try:
         fabric = Fabric(
@@ -48,6 +52,16 @@ def launch(hardware: Hardware) -> "Fabric":
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"cannot be had here ({error})", where="hardware", mend="Change hardware.* to fit.") from error
     return fabric
+
+
+def anywhere(fabric: "Fabric", here: bool) -> bool:
+    """Tell whether something holds in any process. All have to ask, at the same place."""
+    if fabric.world_size == 1:
+        return here
+    import torch
+
+    count = fabric.all_reduce(torch.tensor(int(here), device=fabric.device), reduce_op="sum")
+    return bool(count)
 
 
 def _shard(network: "nn.Module", mesh: "DeviceMesh") -> "nn.Module":

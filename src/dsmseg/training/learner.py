@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from dsmseg import checkpoint
-from dsmseg.errors import WeightsError
+from dsmseg.errors import InputError, WeightsError
 from dsmseg.model import DSM, PRESETS, DSMOutput, build
-from dsmseg.model.conv_unet import ResidualBlock
 from dsmseg.model.kmax_mamba import QueryBlock
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
+from dsmseg.training.launching import anywhere
 from dsmseg.training.objective import dice, known_counts, losses
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
@@ -30,6 +30,7 @@ from dsmseg.training.state import (
     network_tensors,
     optimizer_tensors,
     unfit,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -90,13 +91,18 @@ class Learner:
                 # Each term is a mean over what is known; shares make it that of the whole batch.
                 shared = {name: term * (own[name] / max(1, everywhere[name])) for name, term in terms.items()}
                 total = torch.stack(list(shared.values())).sum()
-                if not bool(total.isfinite()):
-                    self._tell_not_finite(batch, step, terms)
+                here = not bool(total.isfinite())
+                if anywhere(self.fabric, here):
+                    self._tell_not_finite(batch, step, terms, here=here)
                 self.fabric.backward(total * self.fabric.world_size)  # gradients are averaged over processes
             for name, term in shared.items():
                 measured[name] = measured.get(name, 0.0) + float(term.detach())
             scores |= dice(output, batch.labels)
-        self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False
+        )
+        if norm is not None and not bool(whole(norm).isfinite()):  # the same in every process
+            raise NotFiniteError(batches[-1], step + 1, "of a gradient", measured, self.fabric.global_rank)
         self.optimizer.step()
         self.average.update(step)
         return self._summed(measured) | scores
@@ -170,10 +176,13 @@ class Learner:
         own = torch.tensor(list(values.values()), device=self.fabric.device)
         return dict(zip(values, torch.as_tensor(self.fabric.all_reduce(own, reduce_op="sum")).tolist(), strict=True))
 
-    def _tell_not_finite(self, batch: Batch, step: int, terms: dict[str, Tensor]) -> None:
-        layer = first_layer_without_numbers(self.network, batch.image)
+    def _tell_not_finite(self, batch: Batch, step: int, terms: dict[str, Tensor], *, here: bool) -> None:
+        with self.fabric.autocast():
+            layer = first_layer_without_numbers(self.network, batch.image)
         values = {name: float(term.detach()) for name, term in terms.items()}
-        raise NotFiniteError(batch, step, layer, values)
+        if not here:
+            raise InputError("the loss of another process is no number", mend="Its own line tells where.")
+        raise NotFiniteError(batch, step + 1, layer, values, self.fabric.global_rank)
 
 
 def _build(recipe: Recipe, number: Literal[1, 2]) -> DSM:
@@ -191,8 +200,8 @@ def _recompute_activations(network: nn.Module) -> None:
     """Let blocks compute their activations again when gradients need them, instead of keeping them."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-    blocks = (ResidualBlock, QueryBlock)
+    # Not conv_unet's blocks: batch normalization would gather its statistics twice.
     inside_swin = [layer for part in network.modules() if isinstance(part, SwinUNETR) for layer in part.children()]
     apply_activation_checkpointing(
-        network, check_fn=lambda layer: isinstance(layer, blocks) or any(layer is one for one in inside_swin)
+        network, check_fn=lambda layer: isinstance(layer, QueryBlock) or any(layer is one for one in inside_swin)
     )

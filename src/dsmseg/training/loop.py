@@ -1,6 +1,7 @@
 """A training run, read from top to bottom: its stages, their steps, and what is saved on the way."""
 
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from dsmseg.training.card import describe
 from dsmseg.training.faults import NotFiniteError
 from dsmseg.training.interruption import Interruption, StoppedError
 from dsmseg.training.journal import Journal, Report
-from dsmseg.training.launching import launch
+from dsmseg.training.launching import anywhere, launch
 from dsmseg.training.learner import Learner
+from dsmseg.training.patches import Batch
 from dsmseg.training.pictures import draw_answer, require_matplotlib
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.reading import load_recipe
@@ -53,6 +55,9 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     if recipe.reporting.pictures_every:
         require_matplotlib()
     fabric = launch(recipe.hardware)
+    if anywhere(fabric, fabric.broadcast(position) != position):
+        what = "is not the same for all processes of this run"
+        raise InputError(what, where=directory, mend="Name a folder that all machines share.")
     with Interruption() as interruption, ExitStack() as closing:
         run = _Run(fabric, recipe, directory, interruption)
         for number, stage in recipe.stages:
@@ -91,67 +96,92 @@ class _Run:
     def stage(self, learner: Learner, data: Data, *, first: int) -> None:
         """Go through the steps of a stage from ``first`` on; save now and then, and whenever something ends it."""
         steps = learner.schedule.steps
-        fabric, done = self.fabric, first
+        fabric = self.fabric
         batches = loader(data, self.recipe, range(first, steps), rank=fabric.global_rank, ranks=fabric.world_size)
-        pictures = self.recipe.reporting.pictures_every
-        asked = time.perf_counter()
+        row = drawn(batches)
         try:
-            for own in drawn(batches):
+            for step in range(first, steps):
+                asked = time.perf_counter()
+                own = self._next(row, learner, step, first)
                 waited = time.perf_counter() - asked
                 placed = [batch.on(fabric.device) for batch in own]
-                terms = learner.step(placed, done)
-                done += 1
+                terms = learner.step(placed, step)
+                done = step + 1
                 spent = {"seconds": time.perf_counter() - asked, "seconds waited": waited}
                 self._record(learner, done, terms | spent | {"memory (GB)": peak_memory() / 1e9})
-                if fabric.is_global_zero and pictures and done % pictures == 0:
-                    picture = self.directory / "pictures" / f"stage_{learner.number}_step_{done}.png"
-                    draw_answer(picture, placed[0], learner.answer(placed[0]))
-                stops = self._is_asked_to_stop()
+                self._draw(learner, placed[0], done)
+                stops = anywhere(fabric, self.interruption.asked)
                 if stops or done == steps or done % self.recipe.reporting.state_every == 0:
                     self._save(learner.state(done))
                 if stops and done < steps:
-                    raise self._stopped(learner.number, done, steps)
-                asked = time.perf_counter()
+                    raise self._stopped(learner, done)
         except NotFiniteError as error:
             raise error.kept_in(self.directory) from error
-        except DsmsegError as error:
-            if done > first and not isinstance(error, StoppedError):
-                self._save(learner.state(done))  # nothing is lost by what the caller has to mend
-            raise
-        self._finish(learner, data)
+        self._finish(learner, data, max(first, steps))
+
+    def _next(self, row: Iterator[list[Batch]], learner: Learner, step: int, first: int) -> list[Batch]:
+        """Give this process's part of a step. If one process cannot, all save what is learned, and stop."""
+        own, error = _fetched(row)
+        if not anywhere(self.fabric, error is not None):
+            return own
+        if step > first:
+            self._save(learner.state(step))
+        if anywhere(self.fabric, self.interruption.asked):  # the loader's processes were asked to stop as well
+            raise self._stopped(learner, step)
+        raise error or _elsewhere()
+
+    def _first_alone(self, write: Callable[[], object]) -> None:
+        """Let one process write for all; if it cannot, all stop."""
+        error: DsmsegError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                write()
+            except DsmsegError as caught:
+                error = caught
+        if anywhere(self.fabric, error is not None):
+            raise error or _elsewhere()
 
     def _record(self, learner: Learner, done: int, terms: dict[str, float]) -> None:
-        if self.log is not None:
-            self.log.record(learner.number, done, learner.schedule.steps, terms)
+        def write() -> None:
+            if self.log is not None:
+                self.log.record(learner.number, done, learner.schedule.steps, terms)
 
-    def _is_asked_to_stop(self) -> bool:
-        """Agree between processes: all stop after the same step."""
-        if self.fabric.world_size == 1:
-            return self.interruption.asked
-        import torch
+        self._first_alone(write)
 
-        asked = torch.tensor(int(self.interruption.asked), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum"))
+    def _draw(self, learner: Learner, batch: Batch, done: int) -> None:
+        every = self.recipe.reporting.pictures_every
+        if every and done % every == 0:
+            answer = learner.answer(batch)  # all processes: parameters may be spread over them
+            picture = self.directory / "pictures" / f"stage_{learner.number}_step_{done}.png"
+            self._first_alone(lambda: draw_answer(picture, batch, answer))
 
     def _save(self, state: State) -> None:
-        if self.fabric.is_global_zero:
-            state.save(self.directory / _STATE)
-        self.fabric.barrier()
+        self._first_alone(lambda: state.save(self.directory / _STATE))
 
-    def _finish(self, learner: Learner, data: Data) -> None:
+    def _finish(self, learner: Learner, data: Data, steps: int) -> None:
         """Write the stage's weights with their card."""
-        self.weights = _weights_of(self.recipe, self.directory, learner.number)
+        weights = _weights_of(self.recipe, self.directory, learner.number)
         state = learner.weights()
-        if self.fabric.is_global_zero:
-            card = describe(self.recipe, learner.number, data, steps=learner.schedule.steps)
-            checkpoint.save(self.weights, state, card)
-        self.fabric.barrier()
+        card = describe(self.recipe, learner.number, data, steps=steps)
+        self._first_alone(lambda: checkpoint.save(weights, state, card))
+        self.weights = weights
 
-    def _stopped(self, stage: int, done: int, steps: int) -> StoppedError:
+    def _stopped(self, learner: Learner, done: int) -> StoppedError:
         return StoppedError(
-            f"stopped after step {done} of {steps} of Stage {stage}; all is saved", where=self.directory,
-            mend="Go on with the same command and --resume.",
+            f"stopped after step {done} of {learner.schedule.steps} of Stage {learner.number}; all is saved",
+            where=self.directory, mend="Go on with the same command and --resume.",
         )  # fmt: skip
+
+
+def _fetched(row: Iterator[list[Batch]]) -> tuple[list[Batch], DsmsegError | None]:
+    try:
+        return next(row), None
+    except DsmsegError as error:
+        return [], error
+
+
+def _elsewhere() -> InputError:
+    return InputError("another process of this run had to stop", mend="Its own line tells why.")
 
 
 def _state_to_go_on_from(recipe: Recipe, directory: Path, *, resume: bool) -> State | None:

@@ -43,7 +43,12 @@ def known_counts(labels: PartialLabels, organs: int, stage: int) -> dict[str, in
     first = part_of(labels, 0, organs)
     among_organs = int(first.annotated.sum()) - len(first.merged)
     everywhere = int(labels.annotated.sum()) - len(labels.merged) if stage == 2 else among_organs
-    return {"mask": everywhere, "response": among_organs, "presence": among_organs, "alignment": everywhere}
+    return {
+        "mask": everywhere,
+        "response": among_organs,
+        "presence": among_organs,
+        "alignment": int(labels.annotated.sum()),
+    }
 
 
 @torch.no_grad()

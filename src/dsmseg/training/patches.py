@@ -179,6 +179,9 @@ class Batches(Dataset[list[Batch] | DsmsegError]):
 
     def _learnable(self, patch: LearningPatch) -> LearningPatch:
         known = patch.annotated & self.learned
+        for pair in patch.merged:  # one side alone cannot be learned from the union of both
+            if not known[list(pair)].all():
+                known[list(pair)] = False
         merged = tuple(pair for pair in patch.merged if known[list(pair)].all())
         return replace(patch, annotated=known, merged=merged)
 

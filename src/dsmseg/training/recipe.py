@@ -228,7 +228,7 @@ class Recipe(_Section):
     version: str
     licence: str
     preset: Literal["starter", "base", "paper"]
-    seed: int = 0
+    seed: Natural = 0
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
     data: Path = Path()
     store: Store | None = None
@@ -263,6 +263,10 @@ class Recipe(_Section):
             raise ValueError("there is neither a stage_1 nor a stage_2")
         if self.stage_1 is None and self.start is None:
             raise ValueError("stage_2 alone needs weights to start from: start")
+        if self.name in ("state", "recipe"):
+            raise ValueError(f"the weights cannot be named '{self.name}': the run has such a file of its own")
+        if not self.sampling.anywhere:
+            raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
         self._check_sharing()
         for name in self.classes:

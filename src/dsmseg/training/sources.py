@@ -91,7 +91,7 @@ def drawn(batches: "DataLoader[list[Batch] | DsmsegError]") -> Iterator[list[Bat
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
                 raise
             what = f"a process that drew patches died ({str(error).splitlines()[0]})"
             mend = "Memory may have run out: set hardware.workers=0, then go on with --resume."
