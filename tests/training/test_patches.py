@@ -8,7 +8,7 @@ from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.taxonomy import find
-from dsmseg.training.patches import Batches, DrawnPatches
+from dsmseg.training.patches import Batches, DrawnPatches, LearningPatch
 from dsmseg.training.reading import load_recipe
 from dsmseg.training.sources import drawn, loader, open_data
 
@@ -109,3 +109,19 @@ def test_a_store_without_a_case_for_the_stage_or_of_another_spacing_is_refused(s
     with pytest.raises(InputError, match="no case to train Stage 2 on"):
         batches_of(stored_recipe)
     assert Store.open(tmp_path / "store").cases()
+
+
+def test_one_side_of_a_merged_pair_is_not_learned_from_both(stored_recipe) -> None:
+    recipe = load_recipe(stored_recipe, ["classes=[Right Kidney, Liver]"])
+    right, left, liver = (find(name).id - 1 for name in ("Right Kidney", "Left Kidney", "Liver"))
+
+    class Merged:
+        def patch(self, step: int, place: int) -> LearningPatch:
+            known = torch.zeros(45, dtype=torch.bool)
+            known[[right, left, liver]] = True
+            masks = torch.zeros(45, 4, 4, 4, dtype=torch.bool)
+            return LearningPatch(torch.zeros(2, 4, 4, 4), masks, known, ((left, right),), "merged")
+
+    batch = Batches([(Merged(), 1)], learned=recipe.learned())[0][0]
+    assert batch.labels.annotated[0].nonzero().flatten().tolist() == [liver]
+    assert batch.labels.merged == ()

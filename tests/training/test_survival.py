@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from dsmseg import checkpoint
 from dsmseg.errors import InputError, OutputError
+from dsmseg.training import learner
 from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
 from dsmseg.training.reading import load_recipe
@@ -120,14 +121,14 @@ def test_a_loader_process_that_dies_is_one_line_and_no_step_is_lost(stored_recip
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == steps + 1
 
 
-def train_in_two_processes(recipe, run, settings) -> None:
+def train_in_two_processes(recipe, run, settings) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "dsmseg"]
     two = [*settings, "hardware.devices=2", "hardware.accelerator=cpu"]
     call = [*launcher, *command(recipe, run, settings=two)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("Weights and their card") == 1
+    return subprocess.run(  # noqa: S603
+        call, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 # In the cool-down running statistics are used, which two processes gather from one half of the batch each.
@@ -136,7 +137,9 @@ ALIKE = ["patch.size=[64,32,32]", "stage_1.cool_down=0", "stage_2.cool_down=0"]
 
 def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe, tmp_path) -> None:
     train(load_recipe(stored_recipe, [*ALIKE, "hardware.accumulate=2"]), tmp_path / "one")
-    train_in_two_processes(stored_recipe, tmp_path / "two", ALIKE)
+    done = train_in_two_processes(stored_recipe, tmp_path / "two", ALIKE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Weights and their card") == 1
     alone, together = (
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -152,7 +155,10 @@ def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strate
     """After one step, Adam's first moments are the gradients."""
     single = [*ALIKE, "stage_1.length=1", "stage_2=null"]
     train(load_recipe(stored_recipe, [*single, "hardware.accumulate=2"]), tmp_path / "one")
-    train_in_two_processes(stored_recipe, tmp_path / "two", [*single, f"hardware.strategy={strategy}"])
+    pictures = "reporting.pictures_every=1"  # which need all processes where parameters are spread over them
+    done = train_in_two_processes(stored_recipe, tmp_path / "two", [*single, f"hardware.strategy={strategy}", pictures])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "two" / "pictures" / "stage_1_step_1.png").exists()
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "two"))
     moments = [name for name in one if name.endswith("exp_avg")]
     assert len(moments) > 100
@@ -160,3 +166,38 @@ def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strate
     parts = torch.cat([two[name].flatten() for name in moments])
     assert (parts - whole).norm() < 0.01 * whole.norm()
     assert checkpoint.verify(tmp_path / "two" / "stored.safetensors").stage == 1
+
+
+def test_what_one_process_cannot_go_on_with_stops_both_and_is_saved(stored_recipe, tmp_path) -> None:
+    (tmp_path / "store" / "lits" / "2" / "image.b2nd").write_bytes(b"nothing")
+    many = [*ALIKE, "stage_1.length=60", "stage_2=null", "reporting.state_every=1000"]
+    done = train_in_two_processes(stored_recipe, tmp_path / "run", many)
+    assert done.returncode != 0
+    assert "image.b2nd" in done.stderr
+    assert "another process of this run had to stop" in done.stderr
+    steps = len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) if (tmp_path / "run").exists() else 0
+    assert (tmp_path / "run" / "state.safetensors").exists() == (steps > 0)
+
+
+def test_another_number_of_processes_than_the_recipe_says_is_refused(stored_recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="says 1 x 1 processes, and 4 were started"):
+        train(load_recipe(stored_recipe), tmp_path / "run")
+
+
+def test_a_gradient_that_is_no_number_does_not_reach_the_parameters(stored_recipe, tmp_path, monkeypatch) -> None:
+    true_losses = learner.losses
+    seen = []
+
+    def losses(output, labels, weights):
+        terms = true_losses(output, labels, weights)
+        if len(seen) == 1:  # the second step
+            terms["mask"].register_hook(lambda gradient: gradient * float("nan"))
+        seen.append(1)
+        return terms
+
+    monkeypatch.setattr(learner, "losses", losses)
+    with pytest.raises(InputError, match="the loss of step 2 is no number: layer of a gradient"):
+        train(load_recipe(stored_recipe, ["reporting.state_every=1"]), tmp_path / "run")
+    kept = load_file(tmp_path / "run" / "state.safetensors")
+    assert all(bool(one.isfinite().all()) for one in kept.values() if one.is_floating_point())
