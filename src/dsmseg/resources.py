@@ -1,6 +1,7 @@
 """What this process may use of the machine: cores and memory."""
 
 import os
+import sys
 from pathlib import Path
 
 _MODEST_MEMORY = 8 << 30  # assumed where a system does not tell
@@ -24,3 +25,15 @@ def memory() -> int:
         except (OSError, ValueError):  # no limit, or no such file on this system
             continue
     return total
+
+
+def peak_memory() -> int:
+    """Give the bytes that this process has taken at most: of the GPU where one is used, else resident memory."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

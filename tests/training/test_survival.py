@@ -135,6 +135,16 @@ def train_in_two_processes(recipe, run, settings) -> subprocess.CompletedProcess
 ALIKE = ["patch.size=[64,32,32]", "stage_1.cool_down=0", "stage_2.cool_down=0"]
 
 
+@pytest.fixture
+def one_thread():
+    """Sum in the order in which each of two processes does: they have one thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe, tmp_path) -> None:
     train(load_recipe(stored_recipe, [*ALIKE, "hardware.accumulate=2"]), tmp_path / "one")
     done = train_in_two_processes(stored_recipe, tmp_path / "two", ALIKE)
@@ -147,9 +157,10 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe
     assert len(alone) == len(together) == 6
     for first, second in zip(alone, together, strict=True):
         for term in ("mask", "response", "presence"):
-            assert second[term] == pytest.approx(first[term], rel=1e-2)  # rounding grows from step to step
+            assert second[term] == pytest.approx(first[term], rel=2e-3)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strategy) -> None:
     """After one step, Adam's first moments are the gradients."""

@@ -20,7 +20,7 @@ from dsmseg.synthesis.phantom.canvas import Canvas, Frame, Pose
 from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
-from dsmseg.synthesis.scanner import draw_scanner, scan
+from dsmseg.synthesis.scanner import as_stored, draw_scanner, scan
 from dsmseg.synthesis.tumors.kinds import tumor_class
 from dsmseg.taxonomy import by_id
 
@@ -108,7 +108,7 @@ def make_case(plan: CasePlan) -> Case:
     hu = np.empty(frame.shape, np.int16)
     for part, box, margin in _slabs(frame, reach=5):
         scanned = scan(body.image[:, :, box], part, scanner, (0, 0, box.start))
-        hu[:, :, box.start + margin[0] : box.stop - margin[1]] = _rounded(
+        hu[:, :, box.start + margin[0] : box.stop - margin[1]] = as_stored(
             scanned[:, :, margin[0] : scanned.shape[2] - margin[1]]
         )
     record = {
@@ -213,7 +213,3 @@ def _place_in_bone(structures: NDArray[np.uint8], frame: Frame, random: Generato
     voxels = np.argwhere(structures == shown[int(random.integers(len(shown)))])
     x, y, z = frame.origin + voxels.mean(axis=0) * frame.spacing
     return float(x), float(y), float(z)
-
-
-def _rounded(image: NDArray[np.float32]) -> NDArray[np.int16]:
-    return np.rint(np.clip(image, -1024, 3071)).astype(np.int16)

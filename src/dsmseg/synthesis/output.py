@@ -11,6 +11,7 @@ from dsmseg.files import replacing_folder, write_json
 from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import draw_whole, read_body
 from dsmseg.synthesis.cases import Case
+from dsmseg.synthesis.scanner import as_stored
 from dsmseg.synthesis.tumors import insert_tumor
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 from dsmseg.volume import Volume, read_labels, read_scan, write_nifti
@@ -53,7 +54,7 @@ def remake_body(labels: Path, output: Path, seed: int, spacing: float, *, organs
     made = draw_whole(body, spacing, seed)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(made.image.shape) - 1) / 2
-    image = np.rint(np.clip(made.image.numpy(), -1024, 3071)).astype(np.int16)
+    image = as_stored(made.image.numpy())
     volume, found = Volume.from_own(image, affine), made.organs.numpy()
     with replacing_folder(output) as folder:
         write_nifti(folder / "ct.nii.gz", image, volume)

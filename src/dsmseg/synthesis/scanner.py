@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -142,3 +142,8 @@ def _metal(image: _Image, frame: Frame, random: Generator, place: tuple[float, f
     result = image + (streaks * strength)[:, :, None].astype(np.float32) * near.astype(np.float32)
     inside = (away < 5.5)[:, :, None] & (np.abs(z) < 18)
     return np.where(inside, np.float32(3000.0), result)
+
+
+def as_stored(image: _Image) -> Int16[NDArray[np.int16], "x y z"]:
+    """Give HU as a CT holds them: whole numbers of 12 bits."""
+    return np.rint(np.clip(image, -1024, 3071)).astype(np.int16)

@@ -37,7 +37,6 @@ def launch(hardware: Hardware) -> "Fabric":
         )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what runs is told by `dsmseg info`
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels
-    accelerator: Any = "auto" if hardware.accelerator == "auto" else hardware.accelerator
     strategy: Any = "auto" if everyone == 1 else "ddp"
     if hardware.strategy == "fsdp":
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
@@ -45,7 +44,7 @@ def launch(hardware: Hardware) -> "Fabric":
         strategy = ModelParallelStrategy(_shard, data_parallel_size=everyone, tensor_parallel_size=1)
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
+            accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
             precision=_PRECISION[hardware.precision],  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()

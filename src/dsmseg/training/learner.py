@@ -132,7 +132,7 @@ class Learner:
         """
         try:
             fill_network(self.network, state.part("average/"))
-            self.average.values = Average(self.network, self.average.decay).values
+            self.average = Average(self.network, self.stage.average)
             fill_network(self.network, state.part("network/"))
             fill_optimizer(self.optimizer.optimizer, state.part("optimizer/"))
             torch.set_rng_state(state.tensors["random/torch"])

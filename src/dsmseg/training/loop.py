@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsmseg import checkpoint
+from dsmseg import checkpoint, resources
 from dsmseg.errors import DsmsegError, InputError
 from dsmseg.files import write_json
 from dsmseg.training.card import describe
@@ -21,7 +21,6 @@ from dsmseg.training.pictures import draw_answer, require_matplotlib
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.reading import load_recipe
 from dsmseg.training.recipe import Recipe
-from dsmseg.training.rehearsal import peak_memory
 from dsmseg.training.sources import Data, drawn, loader, open_data
 from dsmseg.training.state import Position, State, load_state
 
@@ -108,7 +107,7 @@ class _Run:
                 terms = learner.step(placed, step)
                 done = step + 1
                 spent = {"seconds": time.perf_counter() - asked, "seconds waited": waited}
-                self._record(learner, done, terms | spent | {"memory (GB)": peak_memory() / 1e9})
+                self._record(learner, done, terms | spent | {"memory (GB)": resources.peak_memory() / 1e9})
                 self._draw(learner, placed[0], done)
                 stops = anywhere(fabric, self.interruption.asked)
                 if stops or done == steps or done % self.recipe.reporting.state_every == 0:

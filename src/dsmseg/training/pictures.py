@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dsmseg.errors import InputError
 from dsmseg.files import write_atomically
@@ -36,9 +34,9 @@ def draw_answer(path: Path, batch: Batch, output: DSMOutput) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    logits = output.organ_logits if output.tumor_logits is None else _joined(output.organ_logits, output.tumor_logits)
+    parts = [part for part in (output.organ_logits, output.tumor_logits) if part is not None]
     masks = batch.labels.masks.cpu()
-    answers = logits.detach().float().cpu() > 0
+    answers = torch.cat(parts, dim=1).detach().float().cpu() > 0
     count = len(batch.image)
     figure = Figure(figsize=(9, 3 * count), dpi=80)
     for item in range(count):
@@ -59,10 +57,6 @@ def draw_answer(path: Path, batch: Batch, output: DSMOutput) -> None:
             axes.set_axis_off()
     figure.tight_layout()
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
-
-
-def _joined(organs: Float[Tensor, "b o x y z"], tumors: Float[Tensor, "b t x y z"]) -> Tensor:
-    return torch.cat([organs, tumors], dim=1)
 
 
 def _over(image: np.ndarray, masks: np.ndarray | None) -> np.ndarray:

@@ -1,13 +1,10 @@
 """A rehearsal of a run: data are opened, a few steps done, time and memory told; nothing is kept."""
 
-import resource
-import sys
 import time
 from collections import Counter
 from typing import Any
 
-import torch
-
+from dsmseg import resources
 from dsmseg.taxonomy import by_id
 from dsmseg.training.card import describe
 from dsmseg.training.launching import launch
@@ -50,12 +47,4 @@ def rehearse(recipe: Recipe) -> dict[str, Any]:
             "seconds_a_step": round(seconds, 3),
             "hours": round(steps * seconds / 3600, 2),
         }
-    return {"name": recipe.name, **stages, "peak_memory_gb": round(peak_memory() / 1e9, 2)}
-
-
-def peak_memory() -> int:
-    """Give the bytes that this process has taken at most: of the GPU where one is used, else resident memory."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return {"name": recipe.name, **stages, "peak_memory_gb": round(resources.peak_memory() / 1e9, 2)}

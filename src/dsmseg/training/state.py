@@ -78,7 +78,7 @@ class State:
         Raises:
             OutputError: it cannot be written; the disk may be full.
         """
-        tensors = {name: one.detach().cpu().clone().contiguous() for name, one in self.tensors.items()}
+        tensors = {name: one.detach().cpu().contiguous() for name, one in self.tensors.items()}
         place = {"stage": str(self.position.stage), "steps": str(self.position.steps)}
         try:
             write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=place))
