@@ -109,6 +109,13 @@ def test_data_sets_are_drawn_by_a_power_of_their_size(tmp_path) -> None:
         assert sum(one.case == 9 for one in drawn) / 3000 == pytest.approx(expected, abs=0.03)
 
 
+def test_data_sets_with_tumors_are_drawn_more_often_where_asked(tmp_path) -> None:
+    cases = [store_case(tmp_path, name, "1", tumor=name == "lits") for name in ("lits", "word", "chaos")]
+    for factor, expected in ((1.0, 1 / 3), (4.0, 2 / 3)):
+        drawn = list(PatchSampler(cases, draws=3000, balance=Balance(with_tumors=factor)))
+        assert sum(one.case == 0 for one in drawn) / 3000 == pytest.approx(expected, abs=0.03)
+
+
 def test_a_loader_s_workers_give_the_same_batches_as_none(tmp_path) -> None:
     merged = ((2, 3),)
     cases = [store_case(tmp_path, case="0", merged=merged), store_case(tmp_path, case="1")]

@@ -144,3 +144,13 @@ def test_in_row_5_a_query_keeps_its_own_mask_organs_before_tumors():
         proposals = network(torch.rand(1, 2, 32, 32, 64)).proposals
     assert torch.equal(proposals.mask_logits, torch.cat([seen["organ_head"], seen["tumor_head"]], dim=1))
     assert torch.equal(proposals.class_logits, seen["query_classification"])
+
+
+@torch.no_grad()
+def test_stage_2_begins_with_the_organs_of_stage_1() -> None:
+    first = network_of(replace(SMALL, stage=1)).eval()
+    second = network_of(SMALL).eval()
+    second.load_state_dict(first.state_dict(), strict=False)
+    image = torch.rand(1, 2, 32, 32, 32)
+    before, after = first(image).organ_logits, second(image).organ_logits
+    assert (after - before).abs().max() < 0.05 * before.std()

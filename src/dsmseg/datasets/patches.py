@@ -182,12 +182,13 @@ class Balance:
     """How often what is drawn.
 
     dataset_power: a data set is drawn in proportion to its number of cases to this power; 1 is each case alike, 0 each
-    data set alike. anywhere, organ, tumor: relative weights of a patch anywhere, centered on an organ, and centered on
+    data set alike. with_tumors: this many times as often where a data set shows tumors. anywhere, organ, tumor: relative weights of a patch anywhere, centered on an organ, and centered on
     a tumor, of those that the data set has. Within organs and within tumors each class is drawn alike, so that rare
     ones come as often as large ones.
     """
 
     dataset_power: float = 0.5
+    with_tumors: float = 1.0
     anywhere: float = 1.0
     organ: float = 2.0
     tumor: float = 5.0
@@ -223,7 +224,7 @@ class PatchSampler(Sampler[Draw]):
         self.draws, self.seed, self.start, self.rank, self.ranks = draws, seed, start, rank, ranks
         self.balance = balance or Balance()
         self._groups = _groups(cases)
-        weights = np.array([len(group.cases) ** self.balance.dataset_power for group in self._groups])
+        weights = np.array([self._weight(group) for group in self._groups])
         self._shares = weights / weights.sum()
 
     def __len__(self) -> int:
@@ -233,6 +234,10 @@ class PatchSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         """Give the draws of this rank, from ``start`` to ``draws``."""
         return (self.draw(index) for index in range(self.start + self.rank, self.draws, self.ranks))
+
+    def _weight(self, group: "_Group") -> float:
+        size = float(len(group.cases) ** self.balance.dataset_power)
+        return size * self.balance.with_tumors if group.tumors else size
 
     def draw(self, index: int) -> Draw:
         """Give the draw with this number."""

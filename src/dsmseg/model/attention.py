@@ -1,8 +1,12 @@
 """Attention and feed-forward blocks that both query decoders share (pre-norm, residual)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+START_SCALE = 0.01
+"""Of weights that ``start_near_identity`` lets begin small."""
 
 
 def masked_attention(
@@ -66,3 +70,14 @@ class SelfAttentionBlock(nn.Module):
         queries = queries + self.attention(normalized, normalized)
         output: Tensor = queries + self.feed_forward(queries)
         return output
+
+    @torch.no_grad()
+    def start_near_identity(self) -> None:
+        """Let what is added to the queries begin small, so that an untrained block passes them on nearly unchanged.
+
+        Not at zero, which would keep gradients from what lies before. The idea is that of LayerScale (Touvron et al.
+        2021, "Going deeper with image transformers").
+        """
+        for layer in (self.attention.output, self.feed_forward[-1]):
+            layer.weight.mul_(START_SCALE)
+            layer.bias.zero_()

@@ -87,6 +87,7 @@ class QueryRefinementBlock(nn.Module):
         self.cross_attention = MultiHeadAttention(width=channels, heads=heads, key_width=context_width)
         self.from_level = nn.Linear(channels, width)
         self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
+        self.self_attention.start_near_identity()  # Stage 2 begins with the organs of Stage 1
 
     def forward(
         self,

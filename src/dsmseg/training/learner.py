@@ -79,7 +79,8 @@ class Learner:
         self._set_mode(cooling=self.schedule.cools(step))
         self.optimizer.zero_grad(set_to_none=True)
         organs = PRESETS[self.recipe.preset].organs
-        counts = [known_counts(batch.labels, organs, self.number) for batch in batches]
+        matched = self.network.query_classification is not None
+        counts = [known_counts(batch.labels, organs, matched=matched) for batch in batches]
         everywhere = self._summed({name: sum(one[name] for one in counts) for name in counts[0]})
         measured: dict[str, float] = {}
         scores: dict[str, float] = {}

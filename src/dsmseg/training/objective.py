@@ -12,9 +12,10 @@ from dsmseg.training.recipe import Loss
 def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
     """Give the weighted terms of an output's stage.
 
-    mask: Eq. 13; in Stage 2 over organs and tumors, with diag(p) Y as the target of the cross-entropy (§ 4.2.4), or
-    matched queries where there is no text alignment (Table 5, rows 1 and 5). response: each level's organ response.
-    presence: is the organ in the patch at all (§ 4.1.2). alignment: -log p of Eq. 20.
+    mask: Eq. 13 of organs; tumor_mask: the same of tumors, a mean of their own, since a scan tells of one or two
+    tumors and of up to 25 organs. In Stage 2 the target of the cross-entropy is diag(p) Y (§ 4.2.4); where there is no
+    text alignment (Table 5, rows 1 and 5), mask is that of matched queries, organs and tumors together. response: each
+    level's organ response. presence: is the organ in the patch at all (§ 4.1.2). alignment: -log p of Eq. 20.
 
     Args:
         output: of the network.
@@ -22,12 +23,11 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
         weights: of the terms.
     """
     organs = part_of(labels, 0, output.organ_logits.shape[1])
-    terms = {
-        "mask": _mask_term(output, labels, organs, weights),
-        "response": weights.response
-        * response_loss(output.responses, organs, cross_entropy_weight=weights.cross_entropy),
-        "presence": weights.presence * presence_loss(output.presence, organs),
-    }
+    terms = _mask_terms(output, labels, weights)
+    terms["response"] = weights.response * response_loss(
+        output.responses, organs, cross_entropy_weight=weights.cross_entropy
+    )
+    terms["presence"] = weights.presence * presence_loss(output.presence, organs)
     if weights.alignment and output.log_probability is not None:
         log_p = output.log_probability.diagonal(dim1=1, dim2=2)
         known = labels.annotated
@@ -35,16 +35,16 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     return terms
 
 
-def known_counts(labels: PartialLabels, organs: int, stage: int) -> dict[str, int]:
+def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[str, int]:
     """Count what each term is a mean over, so that means of parts of a batch can be put together.
 
-    An annotated class counts, a merged pair once.
+    An annotated class counts, a merged pair once. ``matched``: queries are matched to organs and tumors together.
     """
-    first = part_of(labels, 0, organs)
-    among_organs = int(first.annotated.sum()) - len(first.merged)
-    everywhere = int(labels.annotated.sum()) - len(labels.merged) if stage == 2 else among_organs
+    everywhere = _judged(labels)
+    among_organs = _judged(part_of(labels, 0, organs))
     return {
-        "mask": everywhere,
+        "mask": everywhere if matched else among_organs,
+        "tumor_mask": everywhere - among_organs,
         "response": among_organs,
         "presence": among_organs,
         "alignment": int(labels.annotated.sum()),
@@ -72,13 +72,26 @@ def part_of(labels: PartialLabels, first: int, end: int) -> PartialLabels:
     return PartialLabels(labels.masks[:, first:end], labels.annotated[:, first:end], shifted)
 
 
-def _mask_term(output: DSMOutput, labels: PartialLabels, organs: PartialLabels, weights: Loss) -> Tensor:
-    if output.tumor_logits is None:
-        return mask_loss(output.organ_logits, organs, cross_entropy_weight=weights.cross_entropy)
+def _judged(labels: PartialLabels) -> int:
+    """Count the classes that a loss judges, a merged pair as one."""
+    return int(labels.annotated.sum()) - len(labels.merged)
+
+
+def _mask_terms(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
     if output.proposals is not None:
-        return hungarian_loss(output.proposals, labels, cross_entropy_weight=weights.cross_entropy)
-    logits = torch.cat([output.organ_logits, output.tumor_logits], dim=1)
-    certainty = None
-    if output.log_probability is not None:
+        return {"mask": hungarian_loss(output.proposals, labels, cross_entropy_weight=weights.cross_entropy)}
+    certainty: Tensor | None = None
+    if output.log_probability is not None and weights.certainty != "none":
         certainty = output.log_probability.diagonal(dim1=1, dim2=2).exp()
-    return mask_loss(logits, labels, certainty, cross_entropy_weight=weights.cross_entropy)
+        if weights.certainty == "given":
+            certainty = certainty.detach()
+
+    def judge(logits: Tensor, first: int) -> Tensor:
+        end = first + logits.shape[1]
+        p = None if certainty is None else certainty[:, first:end]
+        return mask_loss(logits, part_of(labels, first, end), p, cross_entropy_weight=weights.cross_entropy)
+
+    terms = {"mask": judge(output.organ_logits, 0)}
+    if output.tumor_logits is not None:
+        terms["tumor_mask"] = weights.tumor * judge(output.tumor_logits, output.organ_logits.shape[1])
+    return terms

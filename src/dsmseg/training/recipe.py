@@ -83,6 +83,7 @@ class Sampling(_Section):
     """How often what is drawn from a store; see `dsmseg.datasets.patches.Balance`."""
 
     dataset_power: Fraction = _USUAL.dataset_power
+    with_tumors: Positive = _USUAL.with_tumors
     anywhere: NotNegative = _USUAL.anywhere
     organ: NotNegative = _USUAL.organ
     tumor: NotNegative = _USUAL.tumor
@@ -150,15 +151,21 @@ class Batch(_Section):
 class Loss(_Section):
     """Weights of the terms.
 
-    cross_entropy: of Eq. 12 beside Eq. 11. response, presence: of the two losses beside Eq. 13. alignment: of -log p
-    of Eq. 20, which the paper has in its text only ("the similarities should be maximized"); 0 is Eq. 20 in the target
-    of the cross-entropy alone.
+    cross_entropy: of Eq. 12 beside Eq. 11. tumor: of the tumors' masks beside the organs'. response, presence: of the
+    two losses beside Eq. 13. alignment: of -log p of Eq. 20, which the paper has in its text only ("the similarities
+    should be maximized"); 0 is Eq. 20 in the target of the cross-entropy alone.
+
+    certainty: what p is in that target, diag(p) Y (§ 4.2.4). "learned": gradients reach p, the equations to the letter.
+    "given": a target like any other, that no gradient passes. "none": the target is Y. Where a mask is still empty, a
+    gradient through p lowers p, and with it the target of what should be found; "given" with an alignment does not.
     """
 
     cross_entropy: NotNegative = 20.0
+    tumor: NotNegative = 1.0
     response: NotNegative = 0.5
     presence: NotNegative = 0.1
     alignment: NotNegative = 0.0
+    certainty: Literal["learned", "given", "none"] = "learned"
 
 
 class Stage(_Section):

@@ -18,7 +18,7 @@ _SOFT_TISSUE_HU = (-200.0, 300.0)
 _LEAST_SOFT_TISSUE = 0.15  # of the body; a scan that is off by 1,024 has none
 _BONE_HU, _DENSE_BONE_HU = 200.0, 380.0  # spongy bone, but contrast too; dense bone, which little contrast is
 _FRONT_DENSE_MM = -5.0
-_FRONT_MM = 10.0  # bone this far in front of the body's middle: the spine is in front
+_FRONT_MM = 18.0  # bone this far in front of the body's middle: the spine is in front, not bowel full of contrast
 _AIR_HU = -500.0
 
 Hu = Float[NDArray[np.float32], "x y z"]

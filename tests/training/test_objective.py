@@ -1,0 +1,72 @@
+"""What a stage minimizes: which term hears of which classes, and what p of Eq. 20 does to a target."""
+
+import pytest
+import torch
+
+from dsmseg.model import DSMOutput
+from dsmseg.model.losses import PartialLabels, mask_loss
+from dsmseg.training.objective import known_counts, losses, part_of
+from dsmseg.training.recipe import Loss
+
+ORGANS, TUMORS = 25, 20
+
+
+def case(*, scale: float = 1.0) -> tuple[DSMOutput, PartialLabels]:
+    """One patch that tells of all organs and of one tumor, none of whose voxels is found yet."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(1, ORGANS + TUMORS, 32, 32, 32, generator=generator) < 0.02
+    annotated = torch.arange(ORGANS + TUMORS)[None] <= ORGANS
+    similarity = torch.randn(1, ORGANS + TUMORS, ORGANS + TUMORS, generator=generator).requires_grad_()
+    output = DSMOutput(
+        organ_logits=torch.randn(1, ORGANS, 32, 32, 32, generator=generator).requires_grad_(),
+        presence=torch.zeros(1, ORGANS),
+        responses=[torch.zeros(1, ORGANS, size, size, size) for size in (1, 2, 4, 8)],
+        anomaly=torch.zeros(1, 8, 8, 8),
+        tumor_logits=torch.full((1, TUMORS, 32, 32, 32), -4.0 * scale).requires_grad_(),
+        log_probability=similarity.log_softmax(dim=-1),
+    )
+    return output, PartialLabels(masks, annotated)
+
+
+def test_tumors_count_as_much_as_organs_however_many_a_scan_tells_of() -> None:
+    output, labels = case()
+    terms = losses(output, labels, Loss(certainty="none", tumor=3.0))
+    organs, tumors = part_of(labels, 0, ORGANS), part_of(labels, ORGANS, ORGANS + TUMORS)
+    expected = mask_loss(output.organ_logits, organs, cross_entropy_weight=20.0)
+    torch.testing.assert_close(terms["mask"], expected)
+    expected = 3.0 * mask_loss(output.tumor_logits, tumors, cross_entropy_weight=20.0)
+    torch.testing.assert_close(terms["tumor_mask"], expected)
+    assert known_counts(labels, ORGANS, matched=False) == {
+        "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "alignment": 26
+    }  # fmt: skip
+    assert known_counts(labels, ORGANS, matched=True)["mask"] == 26
+
+
+def test_stage_1_has_no_term_of_tumors() -> None:
+    output, labels = case()
+    first = output._replace(tumor_logits=None, log_probability=None)
+    assert set(losses(first, labels, Loss(alignment=1.0))) == {"mask", "response", "presence"}
+
+
+@pytest.mark.equation(20)
+def test_to_the_letter_p_falls_where_a_mask_is_still_empty() -> None:
+    for scale, sign in ((1.0, 1.0), (-1.0, -1.0)):  # a mask that is empty, and one that is not
+        output, labels = case(scale=scale)
+        probability = output.log_probability.exp()
+        gradient = torch.autograd.grad(losses(output, labels, Loss())["tumor_mask"], output.log_probability)[0]
+        assert sign * gradient[0, ORGANS, ORGANS] > 0  # descent lowers p, or raises it
+        assert probability.requires_grad
+
+
+@pytest.mark.equation(20)
+@pytest.mark.parametrize(("certainty", "like"), [("given", "learned"), ("none", None)])
+def test_p_as_a_given_target_and_no_p_at_all(certainty: str, like: str | None) -> None:
+    output, labels = case()
+    term = losses(output, labels, Loss(certainty=certainty))["tumor_mask"]
+    assert torch.autograd.grad(term, output.log_probability, allow_unused=True, retain_graph=True)[0] is None
+    tumors = part_of(labels, ORGANS, ORGANS + TUMORS)
+    if like is None:
+        expected = mask_loss(output.tumor_logits, tumors, cross_entropy_weight=20.0)
+    else:
+        expected = losses(output, labels, Loss(certainty=like))["tumor_mask"]
+    torch.testing.assert_close(term, expected)
