@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from dsmseg import checkpoint, cli
 from dsmseg.errors import InputError, WeightsError
+from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
 from dsmseg.training.reading import load_recipe
 
@@ -71,10 +72,26 @@ def test_pictures_are_drawn_and_change_nothing(stored_recipe, tmp_path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_tensorboard_gets_what_the_log_gets(stored_recipe, tmp_path) -> None:
-    pytest.importorskip("tensorboard")
-    train(load_recipe(stored_recipe, ["reporting.tensorboard=true", "stage_2=null"]), tmp_path / "run")
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+def test_tensorboard_gets_what_the_log_gets_once(stored_recipe, tmp_path, monkeypatch) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = load_recipe(stored_recipe, ["reporting.tensorboard=true", "stage_2.length=5"])
+    true_step = Learner.step
+
+    def stopping(self, batches, now):
+        if self.number == 2 and now == 3:
+            raise KeyboardInterrupt  # step 3 is told already, and the last state is that of step 2
+        return true_step(self, batches, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run", resume=True)
+    for stage in (1, 2):
+        told = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"stage_{stage}")).Reload()
+        logged = [(one["step"], one["mask"]) for one in entries(tmp_path / "run") if one["stage"] == stage]
+        assert [one.step for one in told.Scalars("mask")] == [step for step, _ in logged]
+        assert [one.value for one in told.Scalars("mask")] == pytest.approx([value for _, value in logged], rel=1e-4)
 
 
 def test_mlflow_gets_it_too_or_is_missed_before_the_first_step(stored_recipe, tmp_path, monkeypatch) -> None:

@@ -47,6 +47,7 @@ def test_a_setting_can_be_overridden(recipe_file) -> None:
         ("classes=[wombat]", "wombat"),
         ("freeze=[head]", "'freeze.0'"),
         ("hardware.devices=3", "cannot be shared out to 3 parts"),
+        ("freeze=[backbone, organ_decoder, organ_head, presence_head]", "leaves Stage 1 nothing to learn"),
         ("stage_2={length: 3 steps}", "which only stored patches have"),
     ],
 )

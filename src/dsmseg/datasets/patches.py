@@ -182,9 +182,9 @@ class Balance:
     """How often what is drawn.
 
     dataset_power: a data set is drawn in proportion to its number of cases to this power; 1 is each case alike, 0 each
-    data set alike. with_tumors: this many times as often where a data set shows tumors. anywhere, organ, tumor: relative weights of a patch anywhere, centered on an organ, and centered on
-    a tumor, of those that the data set has. Within organs and within tumors each class is drawn alike, so that rare
-    ones come as often as large ones.
+    data set alike. with_tumors: this many times as often where it shows tumors. anywhere, organ, tumor: relative
+    weights of a patch anywhere, centered on an organ, and centered on a tumor, of those that the data set has. Within
+    organs and within tumors each class is drawn alike, so that rare ones come as often as large ones.
     """
 
     dataset_power: float = 0.5

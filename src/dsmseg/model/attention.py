@@ -79,5 +79,5 @@ class SelfAttentionBlock(nn.Module):
         2021, "Going deeper with image transformers").
         """
         for layer in (self.attention.output, self.feed_forward[-1]):
-            layer.weight.mul_(START_SCALE)
-            layer.bias.zero_()
+            for name, parameter in layer.named_parameters():
+                parameter.mul_(START_SCALE if name == "weight" else 0.0)

@@ -31,7 +31,7 @@ class Journal:
         self.directory, self.every, self.report = directory, plan.log_every, report
         self._entries = [one for one in _read(directory / _LOG) if Position(one["stage"], one["step"]) <= position]
         self._steps: list[dict[str, float]] = []
-        self._board = _open_board(directory) if plan.tensorboard else None
+        self._boards = _Boards(directory, position) if plan.tensorboard else None
         self._tracker = _open_tracker() if plan.mlflow else None
         text = "".join(f"{json.dumps(entry)}\n" for entry in self._entries)
         write_atomically(directory / _LOG, lambda path: path.write_text(text, "utf-8"))
@@ -44,8 +44,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write the table, however it ended."""
-        if self._board is not None:
-            self._board.close()
+        if self._boards is not None:
+            self._boards.close()
         with suppress(OutputError) if error is not None else nullcontext():  # the first error is the one to tell
             self._write_table()
 
@@ -60,21 +60,21 @@ class Journal:
         entry = {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in means.items()}}
         self._entries.append(entry)
         self._append(entry)
-        self._tell_others({f"stage {stage}/{name}": value for name, value in means.items()}, step)
+        self._tell_others(stage, step, means)
         if self.report is not None:
             self.report(entry, steps)
 
-    def _tell_others(self, values: dict[str, float], step: int) -> None:
+    def _tell_others(self, stage: int, step: int, values: dict[str, float]) -> None:
         """Tell TensorBoard and MLflow. What goes wrong with them is told once, and does not end the run."""
         try:
-            if self._board is not None:
+            if self._boards is not None:
                 for name, value in values.items():
-                    self._board.add_scalar(name, value, step)
+                    self._boards.of(stage).add_scalar(name, value, step)
             if self._tracker is not None:
-                self._tracker.log_metrics(values, step=step)
+                self._tracker.log_metrics({f"stage {stage}/{name}": value for name, value in values.items()}, step=step)
         except Exception as error:  # noqa: BLE001
             warnings.warn(f"TensorBoard and MLflow are told no more: {error}", stacklevel=2)
-            self._board = self._tracker = None
+            self._boards = self._tracker = None
 
     def _append(self, entry: dict[str, float]) -> None:
         path = self.directory / _LOG
@@ -114,11 +114,26 @@ def _open_tracker() -> Any:
     return mlflow
 
 
-def _open_board(directory: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "reporting.tensorboard needs TensorBoard", mend='Install it: pip install "dsmseg[train]"'
-        ) from error
-    return SummaryWriter(str(directory / "tensorboard"))
+class _Boards:
+    """TensorBoard's files, a folder a stage. What an earlier run wrote of steps after ``position`` is hidden."""
+
+    def __init__(self, directory: Path, position: Position) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            mend = 'Install it: pip install "dsmseg[train]"'
+            raise InputError("reporting.tensorboard needs TensorBoard", mend=mend) from error
+        self._make, self._directory, self._position = SummaryWriter, directory, position
+        self._open: dict[int, Any] = {}
+
+    def of(self, stage: int) -> Any:
+        """Give a stage's writer."""
+        if stage not in self._open:
+            first = self._position.steps + 1 if stage == self._position.stage else 0
+            self._open[stage] = self._make(str(self._directory / "tensorboard" / f"stage_{stage}"), purge_step=first)
+        return self._open[stage]
+
+    def close(self) -> None:
+        """Write what is left."""
+        for one in self._open.values():
+            one.close()

@@ -18,7 +18,8 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
-PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head", "tumor_decoder", "tumor_head", "text_alignment")
+STAGE_1_PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head")
+PARTS = (*STAGE_1_PARTS, "tumor_decoder", "tumor_head", "text_alignment")
 
 
 _USUAL = Balance()
@@ -276,6 +277,9 @@ class Recipe(_Section):
             raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
         self._check_sharing()
+        for number, parts in ((1, STAGE_1_PARTS), (2, PARTS)):
+            if number in dict(self.stages) and set(parts) <= set(self.freeze):
+                raise ValueError(f"freeze leaves Stage {number} nothing to learn")
         for name in self.classes:
             find(name)
         return self
