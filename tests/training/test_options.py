@@ -6,12 +6,17 @@ from typing import ClassVar
 
 import pytest
 import torch
+from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from dsmseg import checkpoint, cli
 from dsmseg.errors import InputError, WeightsError
+from dsmseg.model import DSMOutput
+from dsmseg.model.losses import PartialLabels
 from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
+from dsmseg.training.patches import Batch
+from dsmseg.training.pictures import draw_answer
 from dsmseg.training.reading import load_recipe
 
 
@@ -70,6 +75,19 @@ def test_pictures_are_drawn_and_change_nothing(stored_recipe, tmp_path) -> None:
     assert names == ["stage_1_step_2.png", "stage_2_step_2.png"]
     first, second = (load_file(tmp_path / name / "stored.safetensors") for name in ("plain", "drawn"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_pictures_have_the_patient_s_right_on_the_left(tmp_path) -> None:
+    image = torch.zeros(1, 2, 32, 32, 32)
+    image[:, :, 16:] = 1.0  # in RAS, the patient's right
+    labels = PartialLabels(torch.zeros(1, 45, 32, 32, 32, dtype=torch.bool), torch.zeros(1, 45, dtype=torch.bool))
+    nothing = torch.zeros(1, 25, 32, 32, 32)
+    output = DSMOutput(nothing, torch.zeros(1, 25), [], torch.zeros(1, 8, 8, 8), None, None)
+    draw_answer(tmp_path / "picture.png", Batch(image, labels, ("one",)), output)
+    drawn = imread(tmp_path / "picture.png")[..., :3].mean(axis=-1)
+    first = drawn[60:200, : drawn.shape[1] // 3]
+    assert first[:, 60:100].mean() > 0.9
+    assert first[:, -100:-60].mean() < 0.1
 
 
 def test_tensorboard_gets_what_the_log_gets_once(stored_recipe, tmp_path, monkeypatch) -> None:

@@ -28,7 +28,10 @@ def require_matplotlib() -> None:
 
 
 def draw_answer(path: Path, batch: Batch, output: DSMOutput) -> None:
-    """Draw each patch of a batch: the slice that shows most, with the labels and with the network's answer."""
+    """Draw each patch of a batch: the slice that shows most, with the labels and with the network's answer.
+
+    As radiologists see it: the patient's right on the left.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -52,7 +55,7 @@ def draw_answer(path: Path, batch: Batch, output: DSMOutput) -> None:
         }
         for place, (title, picture) in enumerate(pictures.items()):
             axes = figure.add_subplot(count, 3, 3 * item + place + 1)
-            axes.imshow(picture.transpose(1, 0, 2), origin="lower")
+            axes.imshow(picture.transpose(1, 0, 2)[:, ::-1], origin="lower")
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()
     figure.tight_layout()
