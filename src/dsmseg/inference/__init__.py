@@ -2,9 +2,9 @@
 
 from dsmseg.inference.blending import Progress
 from dsmseg.inference.cases import Case, find_cases
+from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.prediction import CaseResult, predict
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.segmenter import Segmenter
-from dsmseg.inference.statistics import Lesion
 
 __all__ = ["Case", "CaseResult", "Lesion", "Progress", "Segmentation", "Segmenter", "find_cases", "predict"]

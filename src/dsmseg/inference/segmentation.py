@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dsmseg.errors import OutputError
 from dsmseg.files import replacing_folder, telling, write_json
-from dsmseg.inference.statistics import Lesion, class_rows
+from dsmseg.inference.lesions import Lesion
+from dsmseg.inference.statistics import class_rows
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 

@@ -21,12 +21,12 @@ from dsmseg.errors import InputError
 from dsmseg.inference.blending import Progress, Scores, Tiling, sliding_window
 from dsmseg.inference.choosing import choose_classes
 from dsmseg.inference.framing import Frame, frame_body
+from dsmseg.inference.lesions import LesionScores, find_lesions
 from dsmseg.inference.memory import telling_memory
 from dsmseg.inference.postprocessing import confine_to_hosts, drop_fragments
 from dsmseg.inference.restoring import Interpolation, restore_field, restore_labels
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
-from dsmseg.inference.statistics import LesionScores, find_lesions
 from dsmseg.inference.windows import DEFAULT_OVERLAP
 from dsmseg.volume import Volume, check_intensities, read_scan
 from dsmseg.volume.body import TISSUE_HU
@@ -147,7 +147,7 @@ class Segmenter:
         organs = restore_labels(scores.organs, [organ.id for organ in known], interpolation)
         tumors = restore_labels(scores.tumors, [tumor.id for tumor in searched], interpolation)
         fields = {tumor.name: one.numpy() for tumor, one in zip(searched, scores.tumors, strict=True)}
-        lesions = find_lesions(tumors, organs, self.choice.tumors, volume.grid, LesionScores(fields, frame.grid))
+        lesions = find_lesions(tumors, organs, self.choice.tumors, volume, LesionScores(fields, frame.grid))
         return Segmentation(
             volume=volume,
             organs=self.choice.restrict(organs),

@@ -1,0 +1,155 @@
+"""Lesions: each connected tumor with its size, density, host, score, and what the scan's edge does to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dsmseg.taxonomy import ORGANS, StructureClass
+from dsmseg.volume import Grid, Volume
+
+_DIRECTIONS = np.deg2rad(np.arange(0, 180, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One connected tumor. Lengths are in mm and lie in axial slices of the array, as RECIST 1.1 measures.
+
+    Attributes:
+        id: from 1, the largest first.
+        name: the tumor's class.
+        volume_ml: of all its voxels.
+        centroid_mm: (x, y, z) in RAS.
+        long_axis_mm: longest diameter in one slice.
+        short_axis_mm: longest diameter that is perpendicular to it in that slice.
+        mean_hu, sd_hu: of all its voxels.
+        mean_score: the network's mean probability over the lesion, 0..1.
+        host: the organ that most of it lies in; None where no organ was found.
+        edge_mm: from its outermost voxel to the nearest end of the scan; 0 where it touches one.
+        truncated: it touches an end of the scan, so that volume and axes are lower bounds.
+    """
+
+    id: int
+    name: str
+    volume_ml: float
+    centroid_mm: tuple[float, float, float]
+    long_axis_mm: float
+    short_axis_mm: float
+    mean_hu: float
+    sd_hu: float
+    mean_score: float
+    host: str | None
+    edge_mm: float
+    truncated: bool
+
+    def row(self) -> dict[str, Any]:
+        """Give a JSON object with rounded numbers."""
+        row = asdict(self)
+        row["volume_ml"] = round(self.volume_ml, 4)
+        row["centroid_mm"] = [round(value, 2) for value in self.centroid_mm]
+        row["mean_score"] = round(self.mean_score, 4)
+        for name in ("long_axis_mm", "short_axis_mm", "mean_hu", "sd_hu", "edge_mm"):
+            row[name] = round(row[name], 2)
+        return row
+
+
+def find_lesions(
+    tumor_labels: UInt8[NDArray[np.uint8], "x y z"],
+    organ_labels: UInt8[NDArray[np.uint8], "x y z"],
+    tumors: Sequence[StructureClass],
+    volume: Volume,
+    scores: "LesionScores",
+) -> list[Lesion]:
+    """Take each class's voxels apart into lesions (voxels that share a face, edge or corner), largest first."""
+    lesions = []
+    boxes = ndimage.find_objects(tumor_labels.T)
+    for tumor in tumors:
+        backwards = boxes[tumor.id - 1] if tumor.id <= len(boxes) else None
+        if backwards is None:
+            continue
+        box = backwards[::-1]
+        parts, _ = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))
+        for number, part_box in enumerate(ndimage.find_objects(parts), start=1):
+            mask = parts[part_box] == number
+            corner = [whole.start + part.start for whole, part in zip(box, part_box, strict=True)]
+            voxels = np.argwhere(mask) + corner
+            lesions.append(_measure(tumor, voxels, organ_labels, volume, scores))
+    lesions.sort(key=lambda lesion: -lesion.volume_ml)
+    return [replace(lesion, id=number) for number, lesion in enumerate(lesions, start=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class LesionScores:
+    """Soft masks of the tumors on the working grid, by class name."""
+
+    probabilities: Mapping[str, Float[NDArray[np.float32], "x y z"]]
+    grid: Grid
+
+    def mean(self, name: str, positions_mm: Float[NDArray[np.float64], "voxel 3"]) -> float:
+        """Interpolate the mean probability of a class at ``positions_mm`` (RAS)."""
+        to_voxel = np.linalg.inv(self.grid.affine)
+        voxels = positions_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        values = ndimage.map_coordinates(self.probabilities[name], voxels.T, order=1, mode="nearest")
+        return float(values.mean(dtype=np.float64))
+
+
+def _measure(
+    tumor: StructureClass,
+    voxels: NDArray[np.int64],
+    organ_labels: NDArray[np.uint8],
+    volume: Volume,
+    scores: LesionScores,
+) -> Lesion:
+    grid, hu = volume.grid, volume.array[tuple(voxels.T)]
+    positions = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    organs = np.bincount(organ_labels[tuple(voxels.T)], minlength=len(ORGANS) + 1)
+    organs[0] = 0
+    x, y, z = positions.mean(axis=0).tolist()
+    long_axis, short_axis = _axes_mm(voxels, grid.spacing)
+    beyond = np.minimum(voxels.min(axis=0), np.array(grid.shape) - 1 - voxels.max(axis=0))
+    return Lesion(
+        id=0,
+        name=tumor.name,
+        volume_ml=len(voxels) * grid.voxel_volume_ml,
+        centroid_mm=(x, y, z),
+        long_axis_mm=long_axis,
+        short_axis_mm=short_axis,
+        mean_hu=float(hu.mean(dtype=np.float64)),
+        sd_hu=float(hu.std(dtype=np.float64)),
+        mean_score=scores.mean(tumor.name, positions),
+        host=ORGANS[int(organs.argmax()) - 1].name if organs.any() else None,
+        edge_mm=float((beyond * grid.spacing).min()),
+        truncated=bool((beyond == 0).any()),
+    )
+
+
+def _axes_mm(voxels: NDArray[np.int64], spacing: Sequence[float]) -> tuple[float, float]:
+    """Give the long axis, the largest extent of any axial slice over all directions, and the short one across it.
+
+    Both are between the middles of voxels, plus a voxel.
+    """
+    order = np.argsort(voxels[:, 2], kind="stable")
+    slices = np.split(voxels[order, :2], np.flatnonzero(np.diff(voxels[order, 2])) + 1)
+    directions = np.stack([np.cos(_DIRECTIONS), np.sin(_DIRECTIONS)])
+    extents = [np.ptp((one * spacing[:2]) @ directions, axis=0) for one in slices]
+    largest = max(range(len(slices)), key=lambda index: extents[index].max())
+    angle = _DIRECTIONS[extents[largest].argmax()]
+    voxel = (spacing[0] + spacing[1]) / 2
+    across = _chord(slices[largest] * spacing[:2], float(angle), voxel)
+    return float(extents[largest].max()) + voxel, across + voxel
+
+
+def _chord(points: NDArray[np.floating[Any]], angle: float, width: float) -> float:
+    """Give the longest extent across a direction, among strips of one ``width`` along it."""
+    along = points @ [np.cos(angle), np.sin(angle)]
+    across = points @ [-np.sin(angle), np.cos(angle)]
+    strips = np.floor((along - along.min()) / width).astype(np.int64)
+    numbers = np.arange(strips.max() + 1)
+    highest = ndimage.maximum(across, strips, numbers)
+    lowest = ndimage.minimum(across, strips, numbers)
+    filled = np.isin(numbers, strips)
+    return float((highest - lowest)[filled].max())
