@@ -17,6 +17,7 @@ import pytest
 from native_trees import BTCV, SIDES, Body
 
 from dsmseg.datasets import Check, Finding, Settings, Store, choose_datasets, prepare, published_cases, verify
+from dsmseg.datasets.verification import content
 
 SETTINGS = Settings(spacing_mm=(4.0, 4.0, 4.0))
 SOUND, FAULTY = "0001", "0002"
@@ -663,3 +664,15 @@ def test_every_check_has_its_fault_in_these_tests():
     planted = {fault.check for fault in FAULTS.values()}
     assert set(get_args(Check)) == planted | {"count", "layout", "withdrawn", "spacing", "duplicate"}
     assert len(BTCV) == 13
+
+
+def test_bowel_full_of_contrast_is_no_spine_in_front():
+    x, y = np.mgrid[0:80, 0:80]
+    mask = np.repeat(((x - 39.5) ** 2 / 35**2 + (y - 39.5) ** 2 / 28**2 < 1)[:, :, None], 20, axis=2)
+    hu = np.where(mask, 40.0, -1000.0).astype(np.float32)
+    hu[35:45, 14:24] = 400  # the spine, at the back
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    body = content.Body(mask, None, flanks=False)
+    assert content._spine_in_front(hu[:, ::-1], body, affine) > 50
+    hu[30:50, 50:62, :14] = 450  # drunk contrast: dense things lie 15 mm in front of the middle
+    assert content._spine_in_front(hu, body, affine) is None

@@ -101,7 +101,8 @@ def test_tumors_are_learned_from_a_store(stored_recipe, tmp_path) -> None:
     plain = ["augmentation={rotation_chance: 0, scale_chance: 0, elastic_chance: 0, gamma_chance: 0}"]
     more = ["sampling.anywhere=0.01", "sampling.organ=0", "reporting.log_every=5"]
     train(load_recipe(stored_recipe, [f"stage_1={course}", f"stage_2={course}", *plain, *more]), tmp_path / "run")
-    first, last = (row["mask"] for row in entries(tmp_path / "run") if row["stage"] == 2 and row["step"] in (5, 20))
+    rows = [row for row in entries(tmp_path / "run") if row["stage"] == 2 and row["step"] in (5, 20)]
+    first, last = (row["tumor_mask"] for row in rows)
     assert last < 0.9 * first
 
 

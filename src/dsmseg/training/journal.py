@@ -123,14 +123,17 @@ class _Boards:
         except ImportError as error:
             mend = 'Install it: pip install "dsmseg[train]"'
             raise InputError("reporting.tensorboard needs TensorBoard", mend=mend) from error
-        self._make, self._directory, self._position = SummaryWriter, directory, position
+        self._make, self._directory, self._position = SummaryWriter, directory / "tensorboard", position
         self._open: dict[int, Any] = {}
+        for stage in range(position.stage, 3):  # what was told too early is hidden at once
+            if (self._directory / f"stage_{stage}").exists():
+                self.of(stage)
 
     def of(self, stage: int) -> Any:
         """Give a stage's writer."""
         if stage not in self._open:
             first = self._position.steps + 1 if stage == self._position.stage else 0
-            self._open[stage] = self._make(str(self._directory / "tensorboard" / f"stage_{stage}"), purge_step=first)
+            self._open[stage] = self._make(str(self._directory / f"stage_{stage}"), purge_step=first)
         return self._open[stage]
 
     def close(self) -> None:

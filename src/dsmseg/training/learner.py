@@ -97,6 +97,8 @@ class Learner:
                     self._tell_not_finite(batch, step, terms, here=here)
                 self.fabric.backward(total * self.fabric.world_size)  # gradients are averaged over processes
             for name, term in shared.items():
+                if not everywhere[name]:  # nothing is known, say of tumors: no value, rather than 0
+                    continue
                 measured[name] = measured.get(name, 0.0) + float(term.detach())
             scores |= dice(output, batch.labels)
         norm = self.fabric.clip_gradients(

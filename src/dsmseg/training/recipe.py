@@ -152,7 +152,8 @@ class Batch(_Section):
 class Loss(_Section):
     """Weights of the terms.
 
-    cross_entropy: of Eq. 12 beside Eq. 11. tumor: of the tumors' masks beside the organs'. response, presence: of the
+    cross_entropy: of Eq. 12 beside Eq. 11. tumor: of the tumors' masks beside the organs' (not where queries
+    are matched). response, presence: of the
     two losses beside Eq. 13. alignment: of -log p of Eq. 20, which the paper has in its text only ("the similarities
     should be maximized"); 0 is Eq. 20 in the target of the cross-entropy alone.
 
@@ -277,12 +278,19 @@ class Recipe(_Section):
             raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
         self._check_sharing()
-        for number, parts in ((1, STAGE_1_PARTS), (2, PARTS)):
-            if number in dict(self.stages) and set(parts) <= set(self.freeze):
-                raise ValueError(f"freeze leaves Stage {number} nothing to learn")
+        self._check_what_learns()
         for name in self.classes:
             find(name)
         return self
+
+    def _check_what_learns(self) -> None:
+        for number, parts in ((1, STAGE_1_PARTS), (2, PARTS)):
+            if number in dict(self.stages) and set(parts) <= set(self.freeze):
+                raise ValueError(f"freeze leaves Stage {number} nothing to learn")
+        taught = self.loss.certainty == "learned" or self.loss.alignment > 0
+        if self.stage_2 is not None and not taught and "text_alignment" not in self.freeze:
+            told = f"loss.certainty = {self.loss.certainty} leaves nothing that teaches text_alignment"
+            raise ValueError(f"{told}: give loss.alignment a weight, or freeze it")
 
     def _check_sources(self) -> None:
         batch = self.batch
