@@ -27,6 +27,7 @@ mini: $(DEV)
 	@$(BIN)/dsmseg datasets prepare mini/benchmark -o mini/store --spacing 3 --hu-window=-1000,1000
 	@$(BIN)/dsmseg train recipes/mini.yaml --set data=mini -o mini/run --resume
 	@$(BIN)/dsmseg predict mini/benchmark/virtual_lits/imagesTr -o mini/predicted --weights mini/run/mini.safetensors --overwrite
+	@$(BIN)/python benchmarks/mini.py
 
 test: lint
 	@$(BIN)/python -m pytest
