@@ -152,10 +152,9 @@ class Batch(_Section):
 class Loss(_Section):
     """Weights of the terms.
 
-    cross_entropy: of Eq. 12 beside Eq. 11. tumor: of the tumors' masks beside the organs' (not where queries
-    are matched). response, presence: of the
-    two losses beside Eq. 13. alignment: of -log p of Eq. 20, which the paper has in its text only ("the similarities
-    should be maximized"); 0 is Eq. 20 in the target of the cross-entropy alone.
+    cross_entropy: of Eq. 12 beside Eq. 11. tumor: of the tumors' masks beside the organs' (not where queries are
+    matched). response, presence: of the two losses beside Eq. 13. alignment: of -log p of Eq. 20, which the paper has
+    in its text only ("the similarities should be maximized"); 0 is Eq. 20 in the target of the cross-entropy alone.
 
     certainty: what p is in that target, diag(p) Y (§ 4.2.4). "learned": gradients reach p, the equations to the letter.
     "given": a target like any other, that no gradient passes. "none": the target is Y. Where a mask is still empty, a
