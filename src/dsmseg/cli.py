@@ -60,7 +60,8 @@ def predict(
 ) -> None:
     """Segment CT scans.
 
-    Each case becomes a folder with organs, tumors and anomaly on the scan's own grid, statistics.json and run.json.
+    Each case becomes a folder with organs, tumors and anomaly on the scan's own grid, statistics.json and run.json. A
+    run that was stopped goes on when it is started again: what is done and unchanged is left as it is.
     """
     from dsmseg import inference
 
@@ -203,7 +204,9 @@ def _row(result: "CaseResult") -> dict[str, Any]:
     # Where tumors were not searched, their place holds the reason: that is not the same as none found.
     searched = not isinstance(statistics["tumors"], str)
     found = {"organs": organs, "lesions": statistics["lesions"] if searched else None}
-    return {**row, "directory": str(result.directory), **found, "note": note, "error": None}
+    return {
+        **row, "directory": str(result.directory), **found, "unchanged": result.unchanged, "note": note, "error": None
+    }  # fmt: skip
 
 
 def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -218,7 +221,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["error"]:
         return row["case"], "-", "-", seconds, "failed, see above"
     lesions = "not searched" if row["lesions"] is None else str(len(row["lesions"]))
-    return row["case"], str(len(row["organs"])), lesions, seconds, row["directory"]
+    where = f"{row['directory']} (unchanged)" if row["unchanged"] else row["directory"]
+    return row["case"], str(len(row["organs"])), lesions, seconds, where
 
 
 def run(arguments: Sequence[str]) -> int:

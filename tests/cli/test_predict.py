@@ -83,7 +83,11 @@ def test_overwrite_replaces_a_case_and_nothing_else_does(
     assert cli.run(arguments) == 0
     first = (tmp_path / "out" / "scan" / "run.json").stat().st_mtime_ns
     capsys.readouterr()
-    assert cli.run(arguments) == 2
+    assert cli.run(arguments) == 0
+    assert "(unchanged)" in capsys.readouterr().out
+    assert cli.run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cases"][0]["unchanged"] is True
+    assert cli.run([*arguments, "--classes", "liver"]) == 2
     assert "--overwrite" in one_line(capsys.readouterr().err)
     assert (tmp_path / "out" / "scan" / "run.json").stat().st_mtime_ns == first
     assert cli.run([*arguments, "--overwrite"]) == 0

@@ -10,6 +10,7 @@ import torch
 
 from dsmseg.errors import InputError, OutputError
 from dsmseg.inference import Segmentation, Segmenter, find_cases, predict
+from dsmseg.inference.unchanged import hash_scan
 
 
 @pytest.fixture
@@ -52,9 +53,69 @@ def test_cases_are_computed_one_by_one_as_they_are_asked_for(segmenter, cases, t
 
 def test_an_existing_case_folder_stops_the_run_before_anything_is_computed(segmenter, cases, tmp_path):
     list(predict(find_cases([cases / "c.nii.gz"]), tmp_path / "out", segmenter=segmenter))
+    (tmp_path / "out" / "c" / "statistics.json").unlink()
     with pytest.raises(OutputError, match="exists already"):
         predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
+
+
+def test_what_is_done_and_unchanged_is_left_as_it_is(segmenter, cases, tmp_path, monkeypatch):
+    output, found = tmp_path / "out", find_cases([cases])
+    first = predict(found, output, segmenter=segmenter)
+    for _ in range(2):
+        next(first)
+    first.close()  # as a run that is stopped
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    computed = []
+    segment = Segmenter.__call__
+
+    def counting(self, scan, *arguments, **options):
+        computed.append(Path(scan).name)
+        return segment(self, scan, *arguments, **options)
+
+    monkeypatch.setattr(Segmenter, "__call__", counting)
+    results = list(predict(found, output, segmenter=segmenter))
+    assert computed == ["c.nii.gz"]
+    assert [(result.unchanged, result.error) for result in results] == [(True, None), (True, None), (False, None)]
+    assert [result.directory for result in results] == [output / name for name in "abc"]
+    assert {path: path.stat().st_mtime_ns for path in before if path != output} == {
+        path: time for path, time in before.items() if path != output
+    }
+
+
+@pytest.mark.parametrize("what", ["scan", "weights", "classes", "format", "file"])
+def test_what_was_made_from_something_else_is_not_taken_for_done(
+    segmenter, make_network, make_card, cases, phantom, write_scan, tmp_path, what
+):
+    found = find_cases([cases / "a.nii.gz"])
+    list(predict(found, tmp_path / "out", segmenter=segmenter))
+    other, options = segmenter, {}
+    if what == "scan":
+        hu = phantom()
+        hu[10, 12, 8] += 1
+        write_scan(hu, name="cases/a.nii.gz")
+    elif what == "weights":
+        other = Segmenter(make_network(), make_card(sha256="1" * 64), device="cpu")
+    elif what == "classes":
+        other = Segmenter(make_network(), make_card(), device="cpu", classes="liver")
+    elif what == "format":
+        options = {"file_format": "seg.nrrd"}
+    else:
+        (tmp_path / "out" / "a" / "organs.nii.gz").unlink()
+    with pytest.raises(OutputError, match="exists already"):
+        predict(found, tmp_path / "out", segmenter=other, **options)
+    (result,) = predict(found, tmp_path / "out", segmenter=other, overwrite=True, **options)
+    assert not result.unchanged
+
+
+def test_a_folder_is_hashed_with_its_names(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "1.dcm").write_bytes(b"first")
+        (tmp_path / name / "2.dcm").write_bytes(b"second")
+    assert hash_scan(tmp_path / "one") == hash_scan(tmp_path / "other")
+    (tmp_path / "other" / "2.dcm").rename(tmp_path / "other" / "3.dcm")
+    assert hash_scan(tmp_path / "one") != hash_scan(tmp_path / "other")
 
 
 def test_with_overwrite_it_is_replaced(segmenter, cases, tmp_path):

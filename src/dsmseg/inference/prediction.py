@@ -11,8 +11,9 @@ from dsmseg.errors import DsmsegError, OutputError
 from dsmseg.inference.blending import Progress
 from dsmseg.inference.cases import Case
 from dsmseg.inference.memory import telling_memory
-from dsmseg.inference.segmentation import FileFormat, Segmentation, refuse_conflict
+from dsmseg.inference.segmentation import FileFormat, Segmentation, files_of, refuse_conflict
 from dsmseg.inference.segmenter import Segmenter
+from dsmseg.inference.unchanged import hash_scan, is_unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,11 @@ class CaseResult:
     Attributes:
         case: the input.
         directory: the case folder; None where the case failed.
-        segmentation: what was saved; None where the case failed. It holds the scan: keep no list of them.
+        segmentation: what was saved; None where the case failed or was done before. It holds the scan: keep no list of
+            them.
         seconds: from reading to the saved folder.
         error: why the case failed.
+        unchanged: it was done before, from the same bytes with the same weights and settings.
     """
 
     case: Case
@@ -32,6 +35,7 @@ class CaseResult:
     segmentation: Segmentation | None
     seconds: float
     error: DsmsegError | None = None
+    unchanged: bool = False
 
 
 def predict(
@@ -45,21 +49,30 @@ def predict(
 ) -> Iterator[CaseResult]:
     """Segment ``cases``, as `find_cases` lists them, into ``output``/<case>, one by one as the result is iterated.
 
-    The output is checked at once, before anything is computed. A case that fails, or for which memory runs out, does
-    not stop the others. Where all fail, no new folder stays behind.
+    The output is checked at once, before anything is computed. A case folder that is whole, and was made from the same
+    bytes with the same weights and settings, is left as it is unless ``overwrite`` is True. A case that fails, or for
+    which memory runs out, does not stop the others. Where all fail, no new folder stays behind.
 
     Raises:
-        OutputError: ``output`` cannot be written to, or a case folder exists and ``overwrite`` is False.
+        OutputError: ``output`` cannot be written to, or a case folder exists, is another, and ``overwrite`` is False.
     """
     made = prepare_output(output)
+    settings, files, done = segmenter.settings(), files_of(file_format), set()
     for case in cases:
-        refuse_conflict(output / case.name, overwrite=overwrite)
+        if not overwrite and is_unchanged(output / case.name, case.path, settings, files):
+            done.add(case)
+        else:
+            refuse_conflict(output / case.name, overwrite=overwrite)
 
     def segment_one(case: Case) -> CaseResult:
         start = perf_counter()
+        if case in done:
+            return CaseResult(case, output / case.name, None, 0.0, unchanged=True)
         try:
             with telling_memory():
+                digest = hash_scan(case.path)  # before it is read: what is changed meanwhile counts as changed
                 segmentation = segmenter(case.path, progress=progress)
+                segmentation.run["input"]["sha256"] = digest
                 directory = segmentation.save(output / case.name, file_format=file_format, overwrite=overwrite)
         except DsmsegError as error:
             return CaseResult(case, None, None, perf_counter() - start, error)

@@ -19,17 +19,15 @@ from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 FileFormat = Literal["nifti", "seg.nrrd"]
 
 _RUN = "run.json"
-_WRITTEN = frozenset(
-    {
-        "organs.nii.gz",
-        "tumors.nii.gz",
-        "organs.seg.nrrd",
-        "tumors.seg.nrrd",
-        "anomaly.nii.gz",
-        "statistics.json",
-        _RUN,
-    }
-)
+
+
+def files_of(file_format: FileFormat) -> frozenset[str]:
+    """Name the files of a case folder."""
+    suffix = "nii.gz" if file_format == "nifti" else "seg.nrrd"
+    return frozenset({f"organs.{suffix}", f"tumors.{suffix}", "anomaly.nii.gz", "statistics.json", _RUN})
+
+
+_WRITTEN = files_of("nifti") | files_of("seg.nrrd")
 
 
 @dataclass(frozen=True, slots=True)

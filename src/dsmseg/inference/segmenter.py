@@ -158,13 +158,23 @@ class Segmenter:
             run={},
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Give all that decides, with the scan, what comes out, as run.json records it."""
+        return {
+            "dsmseg": __version__,
+            "torch": torch.__version__,
+            "weights": {"name": self.card.name, "version": self.card.version, "sha256": self.card.sha256},
+            "device": self._runtime.device.type,
+            "dtype": str(self._runtime.dtype).removeprefix("torch."),
+            "overlap": self._overlap,
+            "classes": [one.name for one in self.choice.classes],
+        }
+
     def _record(self, name: str, volume: Volume, frame: Frame, scores: Scores) -> dict[str, Any]:
         note = {} if frame.body.any() else {"note": _NO_BODY}
         return note | {
-            "dsmseg": __version__,
-            "torch": torch.__version__,
+            **self.settings(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "weights": {"name": self.card.name, "version": self.card.version, "sha256": self.card.sha256},
             "stage": self.card.stage,
             "input": {
                 "name": name,
@@ -172,12 +182,8 @@ class Segmenter:
                 "spacing_mm": [float(value) for value in volume.own.spacing],
                 "affine": np.asarray(volume.own.affine, dtype=float).tolist(),
             },
-            "device": self._runtime.device.type,
-            "dtype": str(self._runtime.dtype).removeprefix("torch."),
-            "overlap": self._overlap,
             "windows": scores.windows,
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
-            "classes": [one.name for one in self.choice.classes],
             "tumors": self.choice.tumor_search,
         }
 
