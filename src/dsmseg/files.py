@@ -1,15 +1,16 @@
-"""Whole files or none: written beside the target, flushed to disk, then renamed over it."""
+"""Whole files or none: written beside the target, flushed to disk, then renamed over it. And a checksum of files."""
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dsmseg.errors import OutputError
+from dsmseg.errors import InputError, OutputError
 
 
 @contextmanager
@@ -50,6 +51,23 @@ def write_json(target: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. NaN is refused: JSON has none."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(target, lambda path: path.write_text(text, "utf-8", "backslashreplace"))
+
+
+def checksum(paths: Iterable[Path]) -> str:
+    """Give the sha256 of several files' sha256.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            told = f"cannot be read ({error.strerror or error})"
+            raise InputError(told, where=path, mend="Check the path and its permissions.") from error
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import SimpleITK
 import torch
 
 from dsmseg.errors import InputError, OutputError
@@ -116,6 +117,25 @@ def test_a_folder_is_hashed_with_its_names(tmp_path):
     assert hash_scan(tmp_path / "one") == hash_scan(tmp_path / "other")
     (tmp_path / "other" / "2.dcm").rename(tmp_path / "other" / "3.dcm")
     assert hash_scan(tmp_path / "one") != hash_scan(tmp_path / "other")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_voxels_that_lie_beside_their_header_are_hashed_too(segmenter, phantom, tmp_path, several):
+    header, data = tmp_path / "ct.mhd", tmp_path / "ct.raw"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(phantom().T), header)
+    if several:  # a pattern of names: which files those are, only ITK knows
+        header.write_text(header.read_text().replace("ct.raw", "ct%d.raw 0 0 1"))
+        data = data.rename(tmp_path / "ct0.raw")
+        assert hash_scan(header) is None
+        return
+    list(predict(find_cases([header]), tmp_path / "out", segmenter=segmenter))
+    (again,) = predict(find_cases([header]), tmp_path / "out", segmenter=segmenter)
+    assert again.unchanged
+    voxels = bytearray(data.read_bytes())
+    voxels[-1] ^= 1
+    data.write_bytes(voxels)
+    with pytest.raises(OutputError, match="exists already"):
+        predict(find_cases([header]), tmp_path / "out", segmenter=segmenter)
 
 
 def test_with_overwrite_it_is_replaced(segmenter, cases, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from dsmseg.errors import InputError
-from dsmseg.volume import Volume, read_labels, read_scan
+from dsmseg.volume import Volume, read_labels, read_scan, source_files
 
 AFFINE = np.array([[-0.8, 0.1, 0.0, 30.0], [0.1, 0.8, 0.0, -70.0], [0.0, 0.0, 2.5, 110.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -283,3 +283,19 @@ def test_real_scans_are_read_in_hu(shared_data, tmp_path):
     shutil.copy(shared_data / "abdomen_3mm/ct.nii.gz", tmp_path / "SCAN.NII.GZ")
     np.testing.assert_array_equal(read_scan(tmp_path / "SCAN.NII.GZ").array, scan.array)
     assert read_labels(shared_data / "abdomen_3mm/totalseg_labels.nii.gz").array.shape == scan.array.shape
+
+
+def test_the_files_behind_a_scan_are_told(tmp_path):
+    (tmp_path / "one.raw").write_bytes(bytes(8))
+    apart = tmp_path / "apart.nrrd"
+    apart.write_text("NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: one.raw\n\n")
+    listed = tmp_path / "listed.nrrd"
+    listed.write_text(apart.read_text().replace("one.raw", "LIST\none.raw"))
+    whole = tmp_path / "whole.nii.gz"
+    whole.write_bytes(b"anything")
+    assert source_files(apart) == [apart, tmp_path / "one.raw"]
+    assert source_files(listed) is None
+    assert source_files(whole) == [whole]
+    (tmp_path / "one.raw").unlink()
+    assert source_files(apart) == [apart]
+    assert source_files(tmp_path) == [apart, listed, whole]

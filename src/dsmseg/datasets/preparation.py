@@ -27,8 +27,8 @@ from dsmseg.datasets.store import (
 from dsmseg.datasets.verification.content import Body, check_content, find_body
 from dsmseg.datasets.verification.findings import Check, Finding
 from dsmseg.errors import InputError
-from dsmseg.files import replacing_folder, write_json
-from dsmseg.volume import bounding_box
+from dsmseg.files import checksum, replacing_folder, write_json
+from dsmseg.volume import bounding_box, source_files
 
 VERSION = 1  # of what this file does with a case; a new number prepares all cases anew
 MARGIN_MM = 9.0  # air that is kept around the body
@@ -227,7 +227,7 @@ def _label_names(files: CaseFiles) -> Mapping[str, Path]:
 
 
 def _plain_files(path: Path) -> list[Path]:
-    return [path / name for name in list_files(path)] if path.is_dir() else [path]
+    return [path / name for name in list_files(path)] if path.is_dir() else source_files(path) or [path]
 
 
 def _sources(files: CaseFiles) -> list[SourceFile]:
@@ -238,18 +238,15 @@ def _sources(files: CaseFiles) -> list[SourceFile]:
     """
     sources = []
     for name, paths in _source_files(files).items():
-        digest, size = hashlib.sha256(), 0
+        digest = checksum(paths)
         try:
-            for path in paths:
-                with path.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-                    size += stream.tell()
+            size = sum(path.stat().st_size for path in paths)
             state = _state(paths)
         except OSError as error:
             mend = "Check the path and its permissions."
             where = error.filename or paths[0]
             raise InputError(f"cannot be read ({error.strerror or error})", where=where, mend=mend) from error
-        sources.append(SourceFile(name=name, bytes=size, sha256=digest.hexdigest(), state=state))
+        sources.append(SourceFile(name=name, bytes=size, sha256=digest, state=state))
     return sources
 
 

@@ -6,28 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from dsmseg.errors import InputError
+from dsmseg.files import checksum
+from dsmseg.volume import source_files
 
 
-def hash_scan(scan: Path) -> str:
-    """Give the sha256 of a scan's bytes; of a folder's files with their names, in the order of these.
+def hash_scan(scan: Path) -> str | None:
+    """Give the sha256 of the files that a scan is read from, of a folder's with their names; None if not all are known.
 
     Raises:
         InputError: a file cannot be read.
     """
-    files = sorted(path for path in scan.rglob("*") if path.is_file()) if scan.is_dir() else [scan]
-    digest = hashlib.sha256()
-    try:
-        for path in files:
-            if scan.is_dir():
-                digest.update(path.relative_to(scan).as_posix().encode() + b"\0")
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"cannot be read ({reason})", where=scan, mend="Check the path and its permissions."
-        ) from error
-    return digest.hexdigest()
+    paths = source_files(scan)
+    if paths is None or not scan.is_dir():
+        return None if paths is None else checksum(paths)
+    names = "\0".join(path.relative_to(scan).as_posix() for path in paths)
+    return hashlib.sha256(f"{names}\0{checksum(paths)}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_unchanged(directory: Path, scan: Path, settings: dict[str, Any], files: frozenset[str]) -> bool:
@@ -38,6 +31,7 @@ def is_unchanged(directory: Path, scan: Path, settings: dict[str, Any], files: f
             return False
         if any(run[name] != value for name, value in settings.items()):
             return False
-        return bool(run["input"]["sha256"] == hash_scan(scan))
+        made_from = run["input"]["sha256"]
+        return made_from is not None and bool(made_from == hash_scan(scan))
     except (OSError, ValueError, LookupError, TypeError, InputError):
         return False

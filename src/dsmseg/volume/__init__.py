@@ -6,7 +6,7 @@ from dsmseg.volume.dicom import is_ignored_name
 from dsmseg.volume.grid import Grid, Volume
 from dsmseg.volume.headers import read_grid
 from dsmseg.volume.nifti import write_nifti
-from dsmseg.volume.reading import VOLUME_SUFFIXES, read_labels, read_scan
+from dsmseg.volume.reading import VOLUME_SUFFIXES, read_labels, read_scan, source_files
 from dsmseg.volume.resampling import resample, resample_onto, resampled_grid
 from dsmseg.volume.slicer import Segment, write_seg_nrrd
 
@@ -26,6 +26,7 @@ __all__ = [
     "resample",
     "resample_onto",
     "resampled_grid",
+    "source_files",
     "write_nifti",
     "write_seg_nrrd",
 ]

@@ -13,6 +13,7 @@ from dsmseg.errors import InputError
 _CHUNK_BYTES = 1 << 16
 _LONGEST_HEADER_BYTES = 1 << 16
 _NRRD_PACKED = ("gzip", "gz")
+_META_DATA = "ElementDataFile"
 _META_SPACING = ("ElementSpacing", "ElementSize")
 _META_DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 
@@ -23,14 +24,13 @@ def check_metaimage_data(path: Path) -> int | None:
     Raises:
         InputError: no spacing, no directions, a missing data file, or packed data that fail their checksum.
     """
-    fields, offset = _header(path, "=", last="ElementDataFile")
-    name = fields.get("ElementDataFile", "")
-    if not name:
+    fields, offset = _header(path, "=", last=_META_DATA)
+    if not fields.get(_META_DATA):
         raise damaged(path, "MetaImage")
     _check_named(fields, _META_SPACING, "the size of its voxels is unknown", path)
     _check_named(fields, _META_DIRECTIONS, "left and right are unknown", path)
     packed, binary = (fields.get(key, "").lower().startswith(("t", "1")) for key in ("CompressedData", "BinaryData"))
-    found = _check_data(path, "" if name.upper() == "LOCAL" else name, offset, packed)
+    found = _check_data(path, _data_name(fields), offset, packed)
     return found if binary else None
 
 
@@ -40,16 +40,24 @@ def check_nrrd_data(path: Path) -> int | None:
     Raises:
         InputError: a space without directions, a missing data file, or packed data that fail their checksum.
     """
-    fields, offset = _header(path, ":", last="")
-    fields = {key.lower(): value for key, value in fields.items()}
+    fields, offset = _nrrd_header(path)
     if "space" in fields:
         _check_named(fields, ("space directions",), "left and right are unknown", path)
     if "line skip" in fields or "byte skip" in fields:
         return None
-    name = fields.get("data file", fields.get("datafile", ""))
     encoding = fields.get("encoding", "").lower()
-    found = _check_data(path, name, offset, encoding in _NRRD_PACKED)
+    found = _check_data(path, _data_name(fields), offset, encoding in _NRRD_PACKED)
     return found if encoding in ("raw", *_NRRD_PACKED) else None
+
+
+def header_and_data(path: Path) -> list[Path] | None:
+    """Give the files that a NRRD or MetaImage consists of, as far as they exist; None if its header names several."""
+    fields, _ = _nrrd_header(path) if path.suffix.lower() == ".nrrd" else _header(path, "=", last=_META_DATA)
+    name = _data_name(fields)
+    if _names_several(name):
+        return None
+    data = path.parent / name
+    return [path, data] if name and data.is_file() else [path]
 
 
 def damaged(path: Path, format_name: str) -> InputError:
@@ -59,6 +67,11 @@ def damaged(path: Path, format_name: str) -> InputError:
         where=path,
         mend="Copy or convert it again.",
     )
+
+
+def _nrrd_header(path: Path) -> tuple[dict[str, str], int]:
+    fields, offset = _header(path, ":", last="")
+    return {key.lower(): value for key, value in fields.items()}, offset
 
 
 def _header(path: Path, sign: str, *, last: str) -> tuple[dict[str, str], int]:
@@ -83,8 +96,20 @@ def _check_named(fields: Mapping[str, str], names: Sequence[str], doubt: str, pa
         )
 
 
+def _data_name(fields: Mapping[str, str]) -> str:
+    """Return what a header calls its data file, or nothing where the data follow it."""
+    name = fields.get(_META_DATA, "")
+    if name.upper() == "LOCAL":
+        return ""
+    return name or fields.get("data file", fields.get("datafile", ""))
+
+
+def _names_several(name: str) -> bool:
+    return name.upper().startswith("LIST") or "%" in name
+
+
 def _check_data(path: Path, name: str, offset: int, packed: bool) -> int | None:
-    if name.upper().startswith("LIST") or "%" in name:
+    if _names_several(name):
         return None
     data, start = (path.parent / name, 0) if name else (path, offset)
     if not data.is_file():

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.volume.archive import read_dicom_zip
 from dsmseg.volume.checks import check_grid, check_intensities
-from dsmseg.volume.dicom import looks_like_dicom, read_dicom_folder
+from dsmseg.volume.dicom import files_below, looks_like_dicom, read_dicom_folder
 from dsmseg.volume.grid import Volume
 from dsmseg.volume.itk import read_metaimage, read_nrrd
+from dsmseg.volume.itk_data import header_and_data
 from dsmseg.volume.nifti import read_nifti
 from dsmseg.volume.stored import Stored
 
@@ -67,6 +68,23 @@ def read_labels(path: str | Path) -> Volume:
     return Volume(_whole_numbers(values, path), volume.affine, volume.own)
 
 
+def source_files(path: Path) -> list[Path] | None:
+    """Give the files that a scan or a label map is read from: of a folder all, of a header that and the data it names.
+
+    None where a header names several data files. What is not there is left out.
+
+    Raises:
+        InputError: a header cannot be read.
+    """
+    if path.is_dir():
+        return files_below(path)
+    apart = path.is_file() and _FILE_READERS.get(path.suffix.lower()) in (read_nrrd, read_metaimage)
+    try:
+        return header_and_data(path) if apart else [path]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _read_file_or_dicom(path: Path) -> Stored:
     try:
         if not path.exists():
@@ -80,13 +98,17 @@ def _read_file_or_dicom(path: Path) -> Stored:
             return read_dicom_zip(path)
         return _file_reader(path, name)(path)
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror or error})", where=path, mend="Check the path and its permissions."
-        ) from error
+        raise _unreadable(path, error) from error
     except MemoryError as error:
         raise InputError(
             "does not fit in memory", where=path, mend="Crop the scan, or use a machine with more memory."
         ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot be read ({error.strerror or error})", where=path, mend="Check the path and its permissions."
+    )
 
 
 def _file_reader(path: Path, name: str) -> Callable[[Path], Stored]:

@@ -8,14 +8,14 @@ against each other, and tools such as dcm2niix straighten them.
 from pathlib import Path
 
 from dsmseg.volume.dicom.geometry import stacked
-from dsmseg.volume.dicom.headers import is_ignored_name, looks_like_dicom, read_headers
+from dsmseg.volume.dicom.headers import files_below, is_ignored_name, looks_like_dicom, read_headers
 from dsmseg.volume.dicom.pixels import read_pixels
 from dsmseg.volume.dicom.series import the_scan
 from dsmseg.volume.grid import Grid
 from dsmseg.volume.native import quiet_native_code
 from dsmseg.volume.stored import Stored
 
-__all__ = ["is_ignored_name", "looks_like_dicom", "read_dicom_folder", "read_dicom_grid"]
+__all__ = ["files_below", "is_ignored_name", "looks_like_dicom", "read_dicom_folder", "read_dicom_grid"]
 
 
 def read_dicom_folder(folder: Path, *, where: Path) -> Stored:

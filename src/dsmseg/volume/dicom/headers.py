@@ -44,7 +44,7 @@ def read_headers(folder: Path, where: Path) -> list[SliceHeader]:
         InputError: there is none, or a CT image is damaged.
     """
     headers = []
-    for path in _files(folder):
+    for path in files_below(folder):
         header = _read_header(path, str(path.relative_to(folder)))
         if header is not None:
             headers.append(header)
@@ -72,7 +72,8 @@ def is_ignored_name(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """List what a series may be read from, in order: all files but notes of systems."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_ignored_name(name)]
