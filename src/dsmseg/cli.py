@@ -52,7 +52,10 @@ def predict(
     classes: Annotated[
         str | None, typer.Option(metavar="LIST", help='Only these, such as "liver, kidneys". Default: all known.')
     ] = None,
-    file_format: Annotated[Literal["nifti", "seg.nrrd"], typer.Option("--format", help="Of the label maps.")] = "nifti",
+    file_format: Annotated[
+        Literal["nifti", "seg.nrrd", "dicom-seg"],
+        typer.Option("--format", help="Of the label maps; dicom-seg, with a report, takes DICOM scans only."),
+    ] = "nifti",
     device: Device = "auto",
     overlap: Annotated[float, typer.Option(metavar="F", help="Share that neighboring windows have in common.")] = 0.25,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace case folders that exist.")] = False,
@@ -70,8 +73,8 @@ def predict(
     try:
         with console.progress("Loading the weights") as progress:
 
-            def show(done: int, total: int) -> None:
-                progress.step(f"{cases[len(rows)].name} ({len(rows) + 1} of {len(cases)})", done, total)
+            def show(case: inference.Case, done: int, total: int) -> None:
+                progress.step(f"{case.name} ({cases.index(case) + 1} of {len(cases)})", done, total)
 
             segmenter = inference.Segmenter.load(weights, device=device, overlap=overlap, classes=classes)
             for result in inference.predict(
@@ -276,6 +279,10 @@ def main() -> None:
     """Run the command line of this process, and exit."""
     sys.excepthook = _tell_our_fault
     signal.signal(signal.SIGTERM, _terminate)
+    # While a scan is read, native code's stream is silenced; Python's goes on beside it.
+    sys.stderr = os.fdopen(
+        os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
+    )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     sys.exit(run(sys.argv[1:]))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dsmseg.errors import InputError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -84,14 +90,61 @@ def replacing_folder(directory: Path) -> Iterator[Path]:
         with telling(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
-            yield temporary
-            for file in temporary.rglob("*"):
-                _flush_to_disk(file)
-            _exchange(temporary, directory, replaced)
+            with _locked(temporary):
+                yield temporary
+                for file in temporary.rglob("*"):
+                    _flush_to_disk(file)
+                _exchange(temporary, directory, replaced)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if directory.exists():
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what `replacing_folder` has left beside ``directory`` in a process that was killed.
+
+    Where it was killed between two renames, the old folder gets its name back. What another process is writing stays.
+    """
+    for replaced in _beside(directory, "old."):
+        if not os.path.lexists(directory):
+            replaced.rename(directory)
+    for left in [*_beside(directory, ""), *_beside(directory, "old.")]:
+        with suppress(BlockingIOError), _locked(left, wait=False):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(directory: Path, mark: str) -> list[Path]:
+    name = re.compile(rf"\.[0-9a-f]{{8}}\.{re.escape(mark + directory.name)}")
+    with suppress(OSError):
+        return [entry for entry in directory.parent.iterdir() if name.fullmatch(entry.name) and entry.is_dir()]
+    return []
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder against `remove_leftovers`; where a system has no locks on folders, nothing is held.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is False.
+    """
+    if fcntl is None:
+        if not wait:
+            raise BlockingIOError
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            if not wait:
+                raise BlockingIOError from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from cli_helpers import one_line, raising, run_process, write_scan
 
 from dsmseg import cli, inference
-from dsmseg.inference import segmenter
+from dsmseg.inference import prediction, segmenter
 
 
 def test_control_c_is_one_line_and_130(
@@ -45,7 +45,7 @@ def test_memory_that_runs_out_in_torch_is_one_line_too(
 def test_memory_that_runs_out_in_the_network_is_a_failed_case(
     scan: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segmenter, "sliding_window", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr(segmenter, "SlidingWindow", raising(torch.OutOfMemoryError("CUDA out of memory.")))
     assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]) == 2
     line = one_line(capsys.readouterr().err)
     assert "scan.nii.gz: memory ran out for this scan" in line
@@ -57,14 +57,14 @@ def test_what_was_finished_before_a_fault_is_told(
 ) -> None:
     for name in ("a", "b"):
         write_scan(tmp_path / f"{name}.nii.gz")
-    read_scan = segmenter.read_scan
+    read_scan = prediction.read_scan
 
     def read_but_b(path):
         if path.name == "b.nii.gz":
             raise ValueError("a fault")
         return read_scan(path)
 
-    monkeypatch.setattr(segmenter, "read_scan", read_but_b)
+    monkeypatch.setattr(prediction, "read_scan", read_but_b)
     arguments = ["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", str(weights), "--json"]
     with pytest.raises(ValueError, match="a fault"):
         cli.run(arguments)
@@ -72,40 +72,70 @@ def test_what_was_finished_before_a_fault_is_told(
     assert case["case"] == "a"
 
 
-def test_one_segmentation_is_dropped_before_the_next_is_computed(
+def test_one_segmentation_at_most_is_held_while_the_next_is_computed(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a", "b"):
+    for name in ("a", "b", "c", "d"):
         write_scan(tmp_path / f"{name}.nii.gz")
     seen: list[weakref.ref[np.ndarray]] = []
-    segment = inference.Segmenter.__call__
+    segment = inference.Segmenter.segment
 
     def watch(*arguments, **options):
-        assert all(one() is None for one in seen)
+        assert all(one() is None for one in seen[:-1])  # the last one is being written
         segmentation = segment(*arguments, **options)
         seen.append(weakref.ref(segmentation.organs))
         return segmentation
 
-    monkeypatch.setattr(inference.Segmenter, "__call__", watch)
+    monkeypatch.setattr(inference.Segmenter, "segment", watch)
     assert cli.run(["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", str(weights)]) == 0
-    assert len(seen) == 2
+    assert len(seen) == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there, SIGTERM ends a process at once")
-def test_a_request_to_terminate_is_one_line_and_143_and_leaves_nothing_half_written(
+def test_a_request_to_terminate_is_one_line_and_143_and_what_is_being_written_is_finished(
     scan: Path, weights: Path, tmp_path: Path
 ) -> None:
     arguments = ["dsmseg", "predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]
     script = (
         "import os, signal, sys; from dsmseg import cli; from dsmseg.inference import segmentation;"
-        f"sys.argv = {arguments!r};"
-        "segmentation.write_json = lambda *_: os.kill(os.getpid(), signal.SIGTERM); cli.main()"
+        f"sys.argv = {arguments!r}; write = segmentation.write_json;"
+        "segmentation.write_json = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), write(*a)); cli.main()"
     )
     done = run_process("-c", script)
     assert done.returncode == 143
     assert done.stderr.splitlines()[0] == "scan (1 of 1)"
     assert "terminated" in one_line("\n".join(done.stderr.splitlines()[1:]))
-    assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scan"}
+    assert {path.name for path in (tmp_path / "out" / "scan").iterdir()} == inference.segmentation.files_of("nifti")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal there")
+@pytest.mark.parametrize("moment", ["write_nifti", "replacing_folder"])
+def test_a_run_that_is_killed_leaves_no_half_case_and_goes_on_when_it_is_started_again(
+    moment: str, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b"):
+        write_scan(tmp_path / "scans" / f"{name}.nii.gz")
+    output = tmp_path / "out"
+    arguments = ["dsmseg", "predict", str(tmp_path / "scans"), "-o", str(output), "--weights", str(weights)]
+    # Dies in the middle of the first case, or at the beginning of the second one.
+    script = (
+        "import os, signal, sys; from dsmseg import cli; from dsmseg.inference import segmentation;"
+        f"sys.argv = {arguments!r}; calls = []; real = segmentation.{moment};"
+        "die = lambda: os.kill(os.getpid(), signal.SIGKILL);"
+        f"last = dict(write_nifti=3, replacing_folder=2)[{moment!r}];"
+        f"segmentation.{moment} = lambda *a, **o: (calls.append(0), len(calls) == last and die(), real(*a, **o))[2];"
+        "cli.main()"
+    )
+    assert run_process("-c", script).returncode == -signal.SIGKILL
+    whole = inference.segmentation.files_of("nifti")
+    for folder in output.iterdir():
+        assert folder.name.startswith(".") or {path.name for path in folder.iterdir()} == whole
+    assert run_process("-m", "dsmseg", *arguments[1:]).returncode == 0
+    assert {path.name for path in output.iterdir()} == {"a", "b"}
+    assert all({path.name for path in (output / name).iterdir()} == whole for name in "ab")
 
 
 def test_our_own_fault_exits_with_1_and_asks_to_report_it() -> None:

@@ -36,7 +36,7 @@ class ThresholdNetwork(nn.Module):
         if self.stage == 2:
             tumors = torch.full((len(image), 20, *hu.shape[1:]), -8.0)
             tumors[:, LIVER_TUMOR - 26] = (30 - (hu - TUMOR_HU).abs()).clamp(-50, 50) / 3
-        anomaly = nn.functional.avg_pool3d(hu[:, None], 4)[:, 0]
+        anomaly = -nn.functional.avg_pool3d(image[:, :1], 4)[:, 0]
         return DSMOutput(organs, torch.zeros(len(image), 25), [], anomaly, tumors, None)
 
 
@@ -45,7 +45,7 @@ class LiverEverywhere(nn.Module):
         shape = image.shape[2:]
         organs = torch.full((1, 25, *shape), -8.0)
         organs[:, LIVER - 1] = 8
-        anomaly = torch.rand(1, *(size // 4 for size in shape), generator=torch.Generator().manual_seed(0))
+        anomaly = -torch.rand(1, *(size // 4 for size in shape), generator=torch.Generator().manual_seed(0))
         return DSMOutput(organs, torch.zeros(1, 25), [], anomaly, None, None)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dsmseg.inference.lesions import LesionScores, find_lesions
+from dsmseg.inference.lesions import find_lesions
 from dsmseg.taxonomy import TUMORS, find
-from dsmseg.volume import Grid, Volume
+from dsmseg.volume import Volume
 
 LIVER = find("Liver")
 TUMOR = find("Liver Tumor")
@@ -15,8 +15,7 @@ def lesions_of(mask, spacing=(1.0, 1.0, 1.0), hu=None):
     """Give the lesions of a mask of liver tumor."""
     tumors = np.where(mask, TUMOR.id, 0).astype(np.uint8)
     volume = Volume.from_own(np.zeros(mask.shape, np.float32) if hu is None else hu, np.diag([*spacing, 1.0]))
-    scores = LesionScores({TUMOR.name: mask.astype(np.float32)}, volume.grid)
-    return find_lesions(tumors, np.zeros_like(tumors), [TUMOR], volume, scores)
+    return find_lesions(tumors, np.zeros_like(tumors), [TUMOR], volume, np.where(mask, 255, 0).astype(np.uint8))
 
 
 def ellipse(angle, long=60.0, short=24.0, spacing=0.5):
@@ -38,8 +37,9 @@ def two_lesions():
     organs = np.zeros_like(tumors)
     organs[0:20, 0:10, 0:6] = LIVER.id
     volume = Volume.from_own(np.where(tumors > 0, 40.0, 100.0).astype(np.float32), affine)
-    probability = np.where(tumors > 0, 0.75, 0).astype(np.float32)
-    return find_lesions(tumors, organs, TUMORS, volume, LesionScores({TUMOR.name: probability}, volume.grid))
+    levels = np.where(tumors > 0, 153, 0).astype(np.uint8)
+    levels[5:10] = 255
+    return find_lesions(tumors, organs, TUMORS, volume, levels)
 
 
 def test_each_connected_tumor_is_a_lesion_the_largest_first(two_lesions):
@@ -60,15 +60,8 @@ def test_the_long_axis_is_the_longest_diameter_in_an_axial_slice(two_lesions):
 
 
 def test_the_score_is_the_mean_probability_and_the_host_the_organ_below(two_lesions):
-    assert [lesion.mean_score for lesion in two_lesions] == pytest.approx([0.75, 0.75])
+    assert [lesion.mean_score for lesion in two_lesions] == pytest.approx([0.8, 0.6])
     assert [lesion.host for lesion in two_lesions] == ["Liver", None]
-
-
-def test_scores_are_read_from_another_grid_by_position():
-    coarse = Grid((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0]))
-    ramp = np.broadcast_to(np.arange(4, dtype=np.float32)[:, None, None] / 3, (4, 4, 4))
-    scores = LesionScores({"any": np.ascontiguousarray(ramp)}, coarse)
-    assert scores.mean("any", np.array([[4.5, 1, 1], [1.5, 2, 2]])) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("angle", [0, 17, 45, 90, 133])

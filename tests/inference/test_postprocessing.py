@@ -1,60 +1,115 @@
 """Fragments of organs go, parts stay; tumors stay at their hosts."""
 
 import numpy as np
+import pytest
 import torch
 
-from dsmseg.inference.postprocessing import confine_to_hosts, drop_fragments
-from dsmseg.taxonomy import find
+from dsmseg.inference import postprocessing
+from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments
+from dsmseg.inference.restoring import Interpolation, restore_labels
+from dsmseg.taxonomy import ORGANS, find
+from dsmseg.volume import Grid
+
+SPACING = (3.0, 3.0, 3.0)
+
+
+def same_grid(shape) -> Interpolation:
+    """Give the interpolation from a grid to itself; ``shape`` is z, y, x."""
+    grid = Grid(shape[::-1], np.diag([*SPACING, 1.0]))
+    return Interpolation.between(grid, grid)
+
+
+def after_dropping(fields, names, interpolation=None):
+    """Label (class, z, y, x) probabilities, drop fragments; give labels and claims."""
+    organs = [find(name) for name in names]
+    interpolation = interpolation or same_grid(fields.shape[1:])
+    claims = Claims(organs, tuple(fields.shape[1:]))
+    claims.add(0, fields)
+    labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
+    restore_labels(fields, [one.id for one in organs], interpolation, labels)
+    drop_fragments(labels, claims, organs, interpolation)
+    return labels, claims
 
 
 def test_a_small_fragment_goes_and_a_second_large_part_stays():
     field = torch.zeros(1, 30, 10, 10)
     field[0, 2:12] = 0.9
     field[0, 14:20] = 0.8
+    expected = (field[0] > 0.5).numpy()
     field[0, 25, 5, 5] = 0.99
-    expected = field.clone()
-    expected[0, 25, 5, 5] = 0
-    drop_fragments(field, [find("Liver")])
-    assert torch.equal(field, expected)
+    labels, claims = after_dropping(field, ["Liver"])
+    assert np.array_equal(labels == find("Liver").id, expected)
+    assert np.array_equal(claims.mask(find("Liver")), expected)
+
+
+def test_a_fragment_goes_to_its_last_voxel_on_a_finer_grid_and_its_neighbors_stay():
+    fields = torch.zeros(2, 30, 10, 10)
+    fields[0, 2:12] = 0.9
+    fields[0, 25, 5, 5] = 0.99
+    fields[1, 24:30, 7:] = 0.9
+    coarse, fine = Grid((10, 10, 30), np.diag([3.0, 3, 3, 1])), Grid((40, 40, 120), np.diag([0.75, 0.75, 0.75, 1]))
+    labels, _ = after_dropping(fields, ["Liver", "Spleen"], Interpolation.between(coarse, fine))
+    liver, spleen = (labels == find(name).id for name in ("Liver", "Spleen"))
+    assert liver.any()
+    assert not liver[60:].any()
+    without = fields.clone()
+    without[0, 25, 5, 5] = 0
+    assert np.array_equal(
+        spleen, after_dropping(without, ["Liver", "Spleen"], Interpolation.between(coarse, fine))[0] == 1
+    )
 
 
 def test_bowel_keeps_the_small_parts_that_an_organ_in_one_piece_loses():
     field = torch.zeros(2, 30, 10, 10)
     field[:, 2:12] = 0.9
     field[:, 20, 2:8, 2:7] = 0.9  # 3 % of the large part
-    drop_fragments(field, [find("Liver"), find("Colon")])
-    assert not field[0, 20].any()
-    assert field[1, 20].any()
+    _, claims = after_dropping(field, ["Liver", "Colon"])
+    assert not claims.mask(find("Liver"))[20].any()
+    assert claims.mask(find("Colon"))[20].any()
 
 
-def test_scores_below_one_half_and_absent_organs_are_left_alone():
-    field = torch.full((1, 5, 5, 5), 0.4)
-    expected = field.clone()
-    drop_fragments(field, [find("Liver")])
-    assert torch.equal(field, expected)
+def test_absent_organs_are_left_alone():
+    labels, claims = after_dropping(torch.full((1, 5, 5, 5), 0.4), ["Liver"])
+    assert not labels.any()
+    assert not claims.mask(find("Liver")).any()
 
 
-def masks(**named) -> dict:
-    return {name.replace("_", " "): mask for name, mask in named.items()}
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 25])
+def test_claims_are_what_was_added_slab_by_slab(count):
+    fields = torch.rand(count, 6, 4, 3, generator=torch.Generator().manual_seed(0))
+    claims = Claims(ORGANS[:count], (6, 4, 3))
+    claims.add(0, fields[:, :2])
+    claims.add(2, fields[:, 2:])
+    for organ, field in zip(ORGANS, fields, strict=False):
+        assert np.array_equal(claims.mask(organ), (field > 0.5).numpy())
 
 
-def test_a_tumor_stays_at_its_host_and_vanishes_far_from_it():
+def confined(host, *, tumor="Liver Tumor", known=("Liver",)):
+    """Give where a tumor that was everywhere is left; ``host`` is the mask (z, y, x) of each known organ."""
+    organs = {name: find(name) for name in known}
+    claims = Claims(list(organs.values()), host.shape)
+    claims.add(0, torch.from_numpy(np.stack([host] * len(organs))).float())
+    labels = np.full(host.shape, find(tumor).id, dtype=np.uint8)
+    confine_to_hosts(labels, [find(tumor)], organs, claims, same_grid(host.shape), SPACING)
+    return labels > 0
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 8_000_000])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_tumor_stays_at_its_host_and_vanishes_far_from_it(axis, chunk, monkeypatch):
+    monkeypatch.setattr(postprocessing, "_CHUNK_VOXELS", chunk)
     liver = np.zeros((20, 20, 20), dtype=bool)
-    liver[:8] = True
-    tumor = torch.full((1, 20, 20, 20), 0.9)
-    confine_to_hosts(tumor, [find("Liver Tumor")], masks(Liver=liver), (3.0, 3.0, 3.0))
-    assert (tumor[0, :11] > 0).all()  # 9 mm beyond
-    assert not tumor[0, 11:].any()
+    np.moveaxis(liver, axis, 0)[:8] = True
+    left = np.moveaxis(confined(liver), axis, 0)
+    assert left[:11].all()  # 9 mm beyond
+    assert not left[11:].any()
 
 
 def test_a_tumor_without_its_host_in_the_scan_vanishes():
-    tumor = torch.full((1, 5, 5, 5), 0.9)
-    confine_to_hosts(tumor, [find("Liver Tumor")], masks(Liver=np.zeros((5, 5, 5), dtype=bool)), (3.0, 3.0, 3.0))
-    assert not tumor.any()
+    assert not confined(np.zeros((5, 5, 5), dtype=bool)).any()
 
 
 def test_a_tumor_is_left_alone_where_the_weights_do_not_know_all_of_its_hosts():
-    tumor = torch.full((1, 5, 5, 5), 0.9)
-    one_kidney = masks(Right_Kidney=np.zeros((5, 5, 5), dtype=bool))
-    confine_to_hosts(tumor, [find("Kidney Tumor")], one_kidney, (3.0, 3.0, 3.0))
-    assert (tumor == 0.9).all()
+    nowhere = np.zeros((5, 5, 5), dtype=bool)
+    assert confined(nowhere, tumor="Kidney Tumor", known=("Right Kidney",)).all()
+    assert not confined(nowhere, tumor="Kidney Tumor", known=("Right Kidney", "Left Kidney")).any()

@@ -45,11 +45,20 @@ def test_one_damaged_case_does_not_stop_the_others(segmenter, cases, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "c"}
 
 
-def test_cases_are_computed_one_by_one_as_they_are_asked_for(segmenter, cases, tmp_path):
-    results = predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter)
+def test_cases_are_computed_as_they_are_asked_for_one_ahead_while_the_last_one_is_written(segmenter, cases, tmp_path):
+    computed = []
+    results = predict(
+        find_cases([cases]),
+        tmp_path / "out",
+        segmenter=segmenter,
+        progress=lambda case, done, total: computed.append(case.name) if done == total else None,
+    )
     assert not list((tmp_path / "out").iterdir())
-    next(results)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert next(results).case.name == "a"
+    assert computed == ["a", "b"]
+    assert (tmp_path / "out" / "a" / "run.json").is_file()
+    results.close()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b"}
 
 
 def test_an_existing_case_folder_stops_the_run_before_anything_is_computed(segmenter, cases, tmp_path):
@@ -63,18 +72,17 @@ def test_an_existing_case_folder_stops_the_run_before_anything_is_computed(segme
 def test_what_is_done_and_unchanged_is_left_as_it_is(segmenter, cases, tmp_path, monkeypatch):
     output, found = tmp_path / "out", find_cases([cases])
     first = predict(found, output, segmenter=segmenter)
-    for _ in range(2):
-        next(first)
-    first.close()  # as a run that is stopped
+    next(first)
+    first.close()  # as a run that is stopped: "a" was handed on, "b" was being written
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     computed = []
-    segment = Segmenter.__call__
+    segment = Segmenter.segment
 
-    def counting(self, scan, *arguments, **options):
-        computed.append(Path(scan).name)
-        return segment(self, scan, *arguments, **options)
+    def counting(self, volume, **options):
+        computed.append(options["source"].name)
+        return segment(self, volume, **options)
 
-    monkeypatch.setattr(Segmenter, "__call__", counting)
+    monkeypatch.setattr(Segmenter, "segment", counting)
     results = list(predict(found, output, segmenter=segmenter))
     assert computed == ["c.nii.gz"]
     assert [(result.unchanged, result.error) for result in results] == [(True, None), (True, None), (False, None)]

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from dsmseg.inference import restoring
-from dsmseg.inference.restoring import Interpolation, restore_field, restore_labels
+from dsmseg.inference.restoring import Interpolation, Restoring, erase, restore_field, restore_labels
 from dsmseg.volume import Grid
+
+STEP = 0.51 / 255
 
 
 def a_grid(shape, spacing, origin, rotation=None) -> Grid:
@@ -17,6 +19,18 @@ def a_grid(shape, spacing, origin, rotation=None) -> Grid:
     affine[:3, :3] = (np.eye(3) if rotation is None else rotation) @ np.diag(spacing)
     affine[:3, 3] = origin
     return Grid(shape, affine)
+
+
+def restored_field(field, interpolation):
+    restored = np.zeros(interpolation.target_shape, dtype=np.uint8)
+    restore_field(field.permute(2, 1, 0).contiguous(), interpolation, restored)
+    return restored.T / 255
+
+
+def restored_labels(fields, ids, interpolation, scores=None):
+    labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
+    restore_labels(fields.permute(0, 3, 2, 1).contiguous(), ids, interpolation, labels, scores)
+    return labels.T
 
 
 def by_map_coordinates(field, source: Grid, target: Grid):
@@ -37,8 +51,8 @@ origins = st.tuples(*[st.floats(-4, 4)] * 3)
 def test_a_field_is_restored_as_map_coordinates_would(source_size, target_size, coarse, fine, origin, seed):
     source, target = a_grid(source_size, coarse, (0, 0, 0)), a_grid(target_size, fine, origin)
     field = np.random.default_rng(seed).random(source_size, dtype=np.float32)
-    restored = restore_field(torch.from_numpy(field), Interpolation.between(source, target))
-    np.testing.assert_allclose(restored, by_map_coordinates(field, source, target), atol=1e-4)
+    restored = restored_field(torch.from_numpy(field), Interpolation.between(source, target))
+    np.testing.assert_allclose(restored, by_map_coordinates(field, source, target), atol=STEP)
 
 
 @settings(deadline=None)
@@ -46,7 +60,7 @@ def test_a_field_is_restored_as_map_coordinates_would(source_size, target_size, 
 def test_labels_are_the_best_class_of_the_restored_fields(source_size, target_size, coarse, fine, origin, seed):
     source, target = a_grid(source_size, coarse, (0, 0, 0)), a_grid(target_size, fine, origin)
     fields = np.random.default_rng(seed).random((3, *source_size), dtype=np.float32)
-    labels = restore_labels(torch.from_numpy(fields), [6, 2, 9], Interpolation.between(source, target))
+    labels = restored_labels(torch.from_numpy(fields), [6, 2, 9], Interpolation.between(source, target))
 
     scores = np.stack([by_map_coordinates(field, source, target) for field in fields])
     top = np.sort(scores, axis=0)
@@ -61,30 +75,74 @@ def test_constant_fields_stay_constant_up_to_the_outermost_voxel(value):
     source, target = a_grid((4, 5, 6), (3, 3, 3), (0, 0, 0)), a_grid((20, 21, 22), (0.7, 0.9, 1.1), (-1, -1, -1))
     interpolation = Interpolation.between(source, target)
     field = torch.full((4, 5, 6), value)
-    assert np.allclose(restore_field(field, interpolation), value, atol=1e-6)
-    assert (restore_labels(field[None], [7], interpolation) == (7 if value > 0.5 else 0)).all()
+    assert np.allclose(restored_field(field, interpolation), value, atol=STEP)
+    assert (restored_labels(field[None], [7], interpolation) == (7 if value > 0.5 else 0)).all()
 
 
 def test_the_same_grid_gives_the_same_values():
     grid = a_grid((4, 5, 6), (3, 2, 1), (5, 6, 7))
     field = torch.rand(4, 5, 6)
-    assert np.array_equal(restore_field(field, Interpolation.between(grid, grid)), field.numpy())
+    np.testing.assert_allclose(restored_field(field, Interpolation.between(grid, grid)), field.numpy(), atol=STEP)
 
 
 def test_slabs_do_not_show(monkeypatch):
     source, target = a_grid((8, 9, 7), (3, 3, 3), (0, 0, 0)), a_grid((30, 31, 32), (0.7, 0.8, 0.6), (0, 0, 0))
     interpolation = Interpolation.between(source, target)
     fields = torch.rand(4, 8, 9, 7, generator=torch.Generator().manual_seed(0))
-    whole = restore_labels(fields, [1, 2, 3, 4], interpolation), restore_field(fields[0], interpolation)
+    whole = restored_labels(fields, [1, 2, 3, 4], interpolation), restored_field(fields[0], interpolation)
     monkeypatch.setattr(restoring, "_SLAB_VOXELS", 1500)
-    sliced = restore_labels(fields, [1, 2, 3, 4], interpolation), restore_field(fields[0], interpolation)
+    sliced = restored_labels(fields, [1, 2, 3, 4], interpolation), restored_field(fields[0], interpolation)
     assert np.array_equal(whole[0], sliced[0])
-    np.testing.assert_allclose(whole[1], sliced[1], atol=1e-6)
+    np.testing.assert_allclose(whole[1], sliced[1], atol=2 * STEP)
+
+
+@settings(deadline=None)
+@given(sizes, sizes, spacings, spacings, origins, st.integers(0, 99), st.integers(1, 4))
+def test_slices_that_come_a_few_at_a_time_give_what_all_at_once_give(
+    source_size, target_size, coarse, fine, origin, seed, at_once
+):
+    source, target = a_grid(source_size, coarse, (0, 0, 0)), a_grid(target_size, fine, origin)
+    interpolation = Interpolation.between(source, target)
+    fields = torch.from_numpy(np.random.default_rng(seed).random((2, *source_size), dtype=np.float32))
+    backwards = fields.permute(0, 3, 2, 1).contiguous()
+    labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
+    restoring, covered = Restoring(interpolation), []
+    for new in range(0, source_size[2], at_once):
+        start, stop = max(0, new - 1), min(new + at_once, source_size[2])
+        rows, part = restoring.advance(start, stop)
+        covered += range(rows.start, rows.stop)
+        restore_labels(backwards[:, start:stop].contiguous(), [3, 4], part, labels[rows])
+    assert covered == list(range(target_size[2]))
+    differs = restored_labels(fields, [3, 4], interpolation) != labels.T
+    scores = np.stack([by_map_coordinates(field, source, target) for field in fields.numpy()])
+    top = np.sort(scores, axis=0)
+    assert ((np.abs(top[-1] - 0.5) < 1e-4) | (top[-1] - top[-2] < 1e-4))[differs].all()
+
+
+def test_scores_are_the_probability_of_the_label_where_there_is_one():
+    grid = a_grid((2, 1, 1), (3, 3, 3), (0, 0, 0))
+    fields = torch.tensor([[0.6, 0.4], [0.8, 0.2]]).reshape(2, 2, 1, 1)
+    scores = np.zeros((1, 1, 2), dtype=np.uint8)
+    labels = restored_labels(fields, [1, 2], Interpolation.between(grid, grid), scores)
+    assert labels.ravel().tolist() == [2, 0]
+    assert scores.ravel().tolist() == [204, 0]
+
+
+def test_what_is_erased_is_one_label_as_far_as_the_mask_reaches():
+    source, target = a_grid((5, 1, 1), (3, 3, 3), (0, 0, 0)), a_grid((13, 1, 1), (1, 3, 3), (0, 0, 0))
+    interpolation = Interpolation.between(source, target)
+    where = np.array([0, 1, 0, 0, 0], dtype=bool).reshape(1, 1, 5)
+    labels = np.array([7] * 5 + [2] + [7] * 7, dtype=np.uint8).reshape(1, 1, 13)
+    half = labels.copy()
+    erase(labels, 7, where, interpolation, over=0.0)
+    assert labels.ravel().tolist() == [7, 0, 0, 0, 0, 2] + [7] * 7
+    erase(half, 7, where, interpolation, over=0.5)
+    assert half.ravel().tolist() == [7, 7, 0, 0, 0, 2] + [7] * 7
 
 
 def test_no_classes_give_an_empty_layer():
     grid = a_grid((4, 5, 6), (3, 3, 3), (0, 0, 0))
-    assert not restore_labels(torch.zeros(0, 4, 5, 6), [], Interpolation.between(grid, grid)).any()
+    assert not restored_labels(torch.zeros(0, 4, 5, 6), [], Interpolation.between(grid, grid)).any()
 
 
 def test_oblique_grids_with_the_same_axes_are_restored():
@@ -93,8 +151,8 @@ def test_oblique_grids_with_the_same_axes_are_restored():
     source = a_grid((5, 6, 7), (3, 3, 3), (1, 2, 3), rotation)
     target = a_grid((12, 13, 9), (1, 1, 2), (2, 3, 4), rotation)
     field = np.random.default_rng(0).random(source.shape, dtype=np.float32)
-    restored = restore_field(torch.from_numpy(field), Interpolation.between(source, target))
-    np.testing.assert_allclose(restored, by_map_coordinates(field, source, target), atol=1e-4)
+    restored = restored_field(torch.from_numpy(field), Interpolation.between(source, target))
+    np.testing.assert_allclose(restored, by_map_coordinates(field, source, target), atol=STEP)
 
 
 def test_grids_with_other_axes_are_refused():

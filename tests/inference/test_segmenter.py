@@ -66,7 +66,7 @@ def test_a_network_that_sees_liver_everywhere_is_held_inside_of_the_body(liver_e
     segmentation = Segmenter(liver_everywhere, make_card(), device="cpu")(write_scan(hu))
     assert np.array_equal(segmentation.organs == LIVER, hu > 0)
     assert not segmentation.anomaly[hu < 0].any()
-    assert segmentation.anomaly.max() == 1
+    assert segmentation.anomaly[hu > 0].max() > 0.9
 
 
 def test_a_scan_of_air_has_no_labels_and_says_so(segmenter, write_scan):

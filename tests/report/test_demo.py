@@ -60,9 +60,10 @@ class FakeSegmenter:
         organs[left] = find("left lung").id
         return Segmentation(
             volume=volume,
+            source=scan,
             organs=organs,
             tumors=np.zeros_like(organs),
-            anomaly=np.zeros(organs.shape, np.float32),
+            anomaly_levels=np.zeros_like(organs),
             lesions=[],
             classes=(find("right lung"), find("left lung")),
             run={"tumors": "not searched"},

@@ -18,7 +18,7 @@ class Choice:
     """Classes in the order of their ids.
 
     Attributes:
-        known_organs: organs that the weights know. All of them compete for voxels, whatever was asked for.
+        known_organs: organs that the weights know.
         known_tumors: tumors that the weights know.
         classes: what was asked for.
         stage: of the weights.
@@ -35,9 +35,22 @@ class Choice:
         return tuple(one for one in self.classes if one.kind == "tumor")
 
     @property
-    def searched_tumors(self) -> tuple[StructureClass, ...]:
-        """Tumors that compete for voxels: all that are known, or none where none was asked for."""
-        return self.known_tumors if self.tumors else ()
+    def computed_organs(self) -> tuple[StructureClass, ...]:
+        """Organs that are computed: those that were asked for, and the hosts of tumors that were."""
+        wanted = {one.name for one in self.classes} | {host for tumor in self.tumors for host in tumor.hosts}
+        return tuple(one for one in self.known_organs if one.name in wanted)
+
+    @property
+    def other_organs(self) -> tuple[StructureClass, ...]:
+        """Organs that compete for voxels, as one, and are not computed."""
+        computed = self.computed_organs
+        return tuple(one for one in self.known_organs if one not in computed)
+
+    @property
+    def other_tumors(self) -> tuple[StructureClass, ...]:
+        """Tumors that compete for voxels, as one; none where no tumor was asked for."""
+        tumors = self.tumors
+        return tuple(one for one in self.known_tumors if tumors and one not in tumors)
 
     @property
     def tumor_search(self) -> str:

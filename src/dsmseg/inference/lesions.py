@@ -1,16 +1,16 @@
 """Lesions: each connected tumor with its size, density, host, score, and what the scan's edge does to it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8, UInt16
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from dsmseg.taxonomy import ORGANS, StructureClass
-from dsmseg.volume import Grid, Volume
+from dsmseg.volume import Volume
 
 _DIRECTIONS = np.deg2rad(np.arange(0, 180, 2))
 
@@ -62,9 +62,32 @@ def find_lesions(
     organ_labels: UInt8[NDArray[np.uint8], "x y z"],
     tumors: Sequence[StructureClass],
     volume: Volume,
-    scores: "LesionScores",
+    levels: UInt8[NDArray[np.uint8], "x y z"],
 ) -> list[Lesion]:
-    """Take each class's voxels apart into lesions (voxels that share a face, edge or corner), largest first."""
+    """Take each class's voxels apart into lesions (voxels that share a face, edge or corner), largest first.
+
+    ``levels`` are the probabilities of the labels in steps of 1/255.
+    """
+    return [
+        _measure(number, tumor, voxels, organ_labels, volume, levels)
+        for number, (tumor, voxels) in enumerate(_connected(tumor_labels, tumors), start=1)
+    ]
+
+
+def lesion_labels(
+    tumor_labels: UInt8[NDArray[np.uint8], "x y z"], tumors: Sequence[StructureClass]
+) -> UInt16[NDArray[np.uint16], "x y z"]:
+    """Label each lesion by its id, as `find_lesions` gives it."""
+    labels = np.zeros(tumor_labels.shape[::-1], dtype=np.uint16).T
+    for number, (_, voxels) in enumerate(_connected(tumor_labels, tumors), start=1):
+        labels[tuple(voxels.T)] = number
+    return labels
+
+
+def _connected(
+    tumor_labels: NDArray[np.uint8], tumors: Sequence[StructureClass]
+) -> list[tuple[StructureClass, NDArray[np.int64]]]:
+    """Give each lesion's class and voxels (voxel, axis), the largest first."""
     lesions = []
     boxes = ndimage.find_objects(tumor_labels.T)
     for tumor in tumors:
@@ -74,35 +97,18 @@ def find_lesions(
         box = backwards[::-1]
         parts, _ = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))
         for number, part_box in enumerate(ndimage.find_objects(parts), start=1):
-            mask = parts[part_box] == number
             corner = [whole.start + part.start for whole, part in zip(box, part_box, strict=True)]
-            voxels = np.argwhere(mask) + corner
-            lesions.append(_measure(tumor, voxels, organ_labels, volume, scores))
-    lesions.sort(key=lambda lesion: -lesion.volume_ml)
-    return [replace(lesion, id=number) for number, lesion in enumerate(lesions, start=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class LesionScores:
-    """Soft masks of the tumors on the working grid, by class name."""
-
-    probabilities: Mapping[str, Float[NDArray[np.float32], "x y z"]]
-    grid: Grid
-
-    def mean(self, name: str, positions_mm: Float[NDArray[np.float64], "voxel 3"]) -> float:
-        """Interpolate the mean probability of a class at ``positions_mm`` (RAS)."""
-        to_voxel = np.linalg.inv(self.grid.affine)
-        voxels = positions_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        values = ndimage.map_coordinates(self.probabilities[name], voxels.T, order=1, mode="nearest")
-        return float(values.mean(dtype=np.float64))
+            lesions.append((tumor, np.argwhere(parts[part_box] == number) + corner))
+    return sorted(lesions, key=lambda lesion: -len(lesion[1]))
 
 
 def _measure(
+    number: int,
     tumor: StructureClass,
     voxels: NDArray[np.int64],
     organ_labels: NDArray[np.uint8],
     volume: Volume,
-    scores: LesionScores,
+    levels: NDArray[np.uint8],
 ) -> Lesion:
     grid, hu = volume.grid, volume.array[tuple(voxels.T)]
     positions = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
@@ -112,7 +118,7 @@ def _measure(
     long_axis, short_axis = _axes_mm(voxels, grid.spacing)
     beyond = np.minimum(voxels.min(axis=0), np.array(grid.shape) - 1 - voxels.max(axis=0))
     return Lesion(
-        id=0,
+        id=number,
         name=tumor.name,
         volume_ml=len(voxels) * grid.voxel_volume_ml,
         centroid_mm=(x, y, z),
@@ -120,7 +126,7 @@ def _measure(
         short_axis_mm=short_axis,
         mean_hu=float(hu.mean(dtype=np.float64)),
         sd_hu=float(hu.std(dtype=np.float64)),
-        mean_score=scores.mean(tumor.name, positions),
+        mean_score=float(levels[tuple(voxels.T)].mean(dtype=np.float64)) / 255,
         host=ORGANS[int(organs.argmax()) - 1].name if organs.any() else None,
         edge_mm=float((beyond * grid.spacing).min()),
         truncated=bool((beyond == 0).any()),

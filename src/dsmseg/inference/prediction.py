@@ -1,19 +1,27 @@
-"""The folder run: many cases with one segmenter, a case folder for each."""
+"""The folder run: many cases with one segmenter, a case folder for each.
+
+While the network sees one case, the next one is read and the last one written, each by a thread of its own.
+"""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 from dsmseg.errors import DsmsegError, OutputError
-from dsmseg.inference.blending import Progress
+from dsmseg.files import remove_leftovers
 from dsmseg.inference.cases import Case
+from dsmseg.inference.dicom_results import check_dicom_source
 from dsmseg.inference.memory import telling_memory
 from dsmseg.inference.segmentation import FileFormat, Segmentation, files_of, refuse_conflict
 from dsmseg.inference.segmenter import Segmenter
 from dsmseg.inference.unchanged import hash_scan, is_unchanged
+from dsmseg.volume import Volume, read_scan
+
+CaseProgress = Callable[[Case, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +31,9 @@ class CaseResult:
     Attributes:
         case: the input.
         directory: the case folder; None where the case failed.
-        segmentation: what was saved; None where the case failed or was done before. It holds the scan: keep no list of
-            them.
-        seconds: from reading to the saved folder.
+        segmentation: what was saved; None where the case failed, was done before or was computed elsewhere. It holds
+            the scan: keep no list of them.
+        seconds: spent on reading, computing and writing it.
         error: why the case failed.
         unchanged: it was done before, from the same bytes with the same weights and settings.
     """
@@ -38,6 +46,19 @@ class CaseResult:
     unchanged: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where case folders go, and how they are written."""
+
+    output: Path
+    file_format: FileFormat = "nifti"
+    overwrite: bool = False
+
+    def folder(self, case: Case) -> Path:
+        """Name the folder of a case."""
+        return self.output / case.name
+
+
 def predict(
     cases: Sequence[Case],
     output: Path,
@@ -45,7 +66,7 @@ def predict(
     segmenter: Segmenter,
     file_format: FileFormat = "nifti",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: CaseProgress | None = None,
 ) -> Iterator[CaseResult]:
     """Segment ``cases``, as `find_cases` lists them, into ``output``/<case>, one by one as the result is iterated.
 
@@ -53,39 +74,52 @@ def predict(
     bytes with the same weights and settings, is left as it is unless ``overwrite`` is True. A case that fails, or for
     which memory runs out, does not stop the others. Where all fail, no new folder stays behind.
 
+    Args:
+        cases: what to segment.
+        output: the folder for their folders.
+        segmenter: with its network loaded.
+        file_format: of the label maps.
+        overwrite: replace case folders that exist.
+        progress: is called with (case, windows done, windows in all).
+
     Raises:
         OutputError: ``output`` cannot be written to, or a case folder exists, is another, and ``overwrite`` is False.
     """
+    target = Target(output, file_format, overwrite)
     made = prepare_output(output)
-    settings, files, done = segmenter.settings(), files_of(file_format), set()
+    done = find_done(cases, target, segmenter)
+
+    def run() -> Iterator[CaseResult]:
+        try:
+            yield from _overlapped(cases, done, target, segmenter, progress)
+        finally:
+            remove_empty(made)
+
+    return run()
+
+
+def find_done(cases: Sequence[Case], target: Target, segmenter: Segmenter) -> set[Case]:
+    """Give the cases whose folders are whole and unchanged, so that they are left as they are.
+
+    What a run that was killed has left of a case is removed.
+
+    Raises:
+        OutputError: another case's folder exists, and may not be replaced.
+    """
+    settings, files, done = segmenter.settings(), files_of(target.file_format), set()
     for case in cases:
-        if not overwrite and is_unchanged(output / case.name, case.path, settings, files):
+        remove_leftovers(target.folder(case))
+        if not target.overwrite and is_unchanged(target.folder(case), case.path, settings, files):
             done.add(case)
         else:
-            refuse_conflict(output / case.name, overwrite=overwrite)
+            refuse_conflict(target.folder(case), overwrite=target.overwrite)
+    return done
 
-    def segment_one(case: Case) -> CaseResult:
-        start = perf_counter()
-        if case in done:
-            return CaseResult(case, output / case.name, None, 0.0, unchanged=True)
-        try:
-            with telling_memory():
-                digest = hash_scan(case.path)  # before it is read: what is changed meanwhile counts as changed
-                segmentation = segmenter(case.path, progress=progress)
-                segmentation.run["input"]["sha256"] = digest
-                directory = segmentation.save(output / case.name, file_format=file_format, overwrite=overwrite)
-        except DsmsegError as error:
-            return CaseResult(case, None, None, perf_counter() - start, error)
-        return CaseResult(case, directory, segmentation, perf_counter() - start)
 
-    def segment_all() -> Iterator[CaseResult]:
-        try:
-            # No name is given to a result: it holds the scan, and would live on while the next one is segmented.
-            yield from map(segment_one, cases)
-        finally:
-            _remove_empty(made)
-
-    return segment_all()
+def segment_case(case: Case, target: Target, segmenter: Segmenter, progress: CaseProgress | None = None) -> CaseResult:
+    """Read, segment and write one case; what goes wrong with it is told in the result."""
+    result = _written(_segmented(_read(case, target), segmenter, progress), target)
+    return replace(result, segmentation=None)
 
 
 def prepare_output(output: Path) -> list[Path]:
@@ -110,7 +144,100 @@ def prepare_output(output: Path) -> list[Path]:
     return made
 
 
-def _remove_empty(folders: Sequence[Path]) -> None:
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that are empty, the innermost first."""
     with suppress(OSError):  # one that is not empty is to stay, and so are those around it
         for folder in folders:
             folder.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A case on its way: what it has come to, and the seconds that it has cost."""
+
+    case: Case
+    seconds: float
+    volume: Volume | None = None
+    digest: str | None = None
+    segmentation: Segmentation | None = None
+    error: DsmsegError | None = None
+
+
+def _overlapped(
+    cases: Sequence[Case], done: set[Case], target: Target, segmenter: Segmenter, progress: CaseProgress | None
+) -> Iterator[CaseResult]:
+    """Give results in order, each when the next case has been computed or there is none."""
+    todo = iter([case for case in cases if case not in done])
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead: Future[_Step] | None = None
+        behind: Future[CaseResult] | None = None
+        try:
+            for case in cases:
+                result: Future[CaseResult]
+                if case in done:
+                    result = Future()
+                    result.set_result(CaseResult(case, target.folder(case), None, 0.0, unchanged=True))
+                else:
+                    step = (ahead or reader.submit(_read, next(todo), target)).result()
+                    following = next(todo, None)
+                    ahead = reader.submit(_read, following, target) if following else None
+                    result = writer.submit(_written, _segmented(step, segmenter, progress), target)
+                    del step  # It holds the scan.
+                if behind is not None:
+                    yield behind.result()
+                behind = result
+                del result  # A result holds a scan, and would live on while the next one is segmented.
+        except (Exception, KeyboardInterrupt, SystemExit):
+            if behind is not None:
+                yield behind.result()
+            raise
+        else:
+            if behind is not None:
+                yield behind.result()
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+
+def _read(case: Case, target: Target) -> _Step:
+    start = perf_counter()
+    try:
+        with telling_memory():
+            digest = hash_scan(case.path)  # before it is read: what is changed meanwhile counts as changed
+            if target.file_format == "dicom-seg":
+                check_dicom_source(case.path)  # before anything is computed
+            volume = read_scan(case.path)
+    except DsmsegError as error:
+        return _Step(case, perf_counter() - start, error=error)
+    return _Step(case, perf_counter() - start, volume, digest)
+
+
+def _segmented(step: _Step, segmenter: Segmenter, progress: CaseProgress | None) -> _Step:
+    if step.volume is None:
+        return step
+    case, start = step.case, perf_counter()
+
+    def show(done: int, total: int) -> None:
+        if progress is not None:
+            progress(case, done, total)
+
+    try:
+        segmentation = segmenter.segment(step.volume, source=case.path, progress=show)
+    except DsmsegError as error:
+        return _Step(case, step.seconds + perf_counter() - start, error=error)
+    segmentation.run["input"]["sha256"] = step.digest
+    segmentation.run["seconds"] = {"read": round(step.seconds, 3), **segmentation.run["seconds"]}
+    return _Step(case, step.seconds + perf_counter() - start, segmentation=segmentation)
+
+
+def _written(step: _Step, target: Target) -> CaseResult:
+    if step.segmentation is None:
+        return CaseResult(step.case, None, None, step.seconds, step.error)
+    start = perf_counter()
+    try:
+        with telling_memory():
+            folder = target.folder(step.case)
+            step.segmentation.save(folder, file_format=target.file_format, overwrite=target.overwrite)
+    except DsmsegError as error:
+        return CaseResult(step.case, None, None, step.seconds + perf_counter() - start, error)
+    return CaseResult(step.case, folder, step.segmentation, step.seconds + perf_counter() - start)

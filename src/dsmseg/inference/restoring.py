@@ -1,16 +1,16 @@
 """From the working grid back to the scan's own resolution: linear interpolation, then the best class of each voxel.
 
-Both grids have the same axes, so interpolation is one small matrix an axis: ``W_x W_y W_z field``. The array of all
-classes on the scan's grid (3 GB for 20 classes of a chest CT) never exists: classes are restored one by one, each
-inside of its own box, slab by slab, and only the best score so far is kept.
+Both grids have the same axes, so interpolation is one small matrix an axis: ``W_x W_y W_z field``. Slices come as the
+sliding window finishes them and are restored at once, so neither grid ever holds an array of all classes. Each class
+is interpolated inside of its own box only. Arrays in this file lie as scans do in memory: z, y, x.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,44 +46,99 @@ class Interpolation:
         return cls(x, y, z)
 
     @property
+    def axes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights in the order in which arrays lie here: z, y, x."""
+        return self.z, self.y, self.x
+
+    @property
     def target_shape(self) -> tuple[int, int, int]:
-        """Voxels of the target grid."""
-        return self.x.shape[0], self.y.shape[0], self.z.shape[0]
+        """Voxels of the target grid: z, y, x."""
+        return self.z.shape[0], self.y.shape[0], self.x.shape[0]
+
+    def part(self, target: slice, source: slice) -> "Interpolation":
+        """Cut along z."""
+        return Interpolation(self.x, self.y, self.z[target, source].contiguous())
+
+
+class Restoring:
+    """Tells which target slices can be restored once source slices are there; they are given from first to last."""
+
+    def __init__(self, interpolation: Interpolation) -> None:
+        self._interpolation = interpolation
+        needed = (interpolation.z > 0).numpy()
+        self._last_needed = needed.shape[1] - 1 - np.argmax(needed[:, ::-1], axis=1)
+        self._done = 0
+
+    def advance(self, start: int, stop: int) -> tuple[slice, Interpolation]:
+        """Give the target slices that source slices ``start`` to ``stop`` complete, and the weights between the two.
+
+        ``start`` lies at least one slice before the last ``stop``.
+        """
+        target = slice(self._done, int(np.searchsorted(self._last_needed, stop)))
+        self._done = target.stop
+        return target, self._interpolation.part(target, slice(start, stop))
 
 
 def restore_field(
-    field: Float[Tensor, "x y z"], interpolation: Interpolation
-) -> Float[NDArray[np.float32], "target_x target_y target_z"]:
-    """Interpolate one field to the target grid. The result lies in memory as scans do, x fastest."""
-    restored = torch.empty(interpolation.target_shape[::-1])
-    backwards = field.permute(2, 1, 0).contiguous()
-    for slab in _slabs(restored.shape):
-        restored[slab] = _interpolate(backwards, interpolation.z[slab], interpolation.y, interpolation.x)
-    return restored.numpy().T
+    field: Float[Tensor, "z y x"], interpolation: Interpolation, into: UInt8[NDArray[np.uint8], "tz ty tx"]
+) -> None:
+    """Interpolate one field from 0 to 1 to the target grid, in steps of 1/255."""
+    z, y, x = interpolation.axes
+    restored = torch.from_numpy(into)
+    for slab in _slabs(into.shape):
+        restored[slab] = as_levels(_interpolate(field, z[slab], y, x))
 
 
 def restore_labels(
-    probabilities: Float[Tensor, "class x y z"], ids: Sequence[int], interpolation: Interpolation
-) -> UInt8[NDArray[np.uint8], "target_x target_y target_z"]:
-    """Give each target voxel the class that is most probable there, where that is more than 0.5, else 0.
+    probabilities: Float[Tensor, "class z y x"],
+    ids: Sequence[int],
+    interpolation: Interpolation,
+    into: UInt8[NDArray[np.uint8], "tz ty tx"],
+    scores: UInt8[NDArray[np.uint8], "tz ty tx"] | None = None,
+) -> None:
+    """Give each target voxel the class that is most probable there, where that is more than 0.5.
 
     Args:
         probabilities: one field a class on the source grid. Of two equal ones, the first class wins.
         ids: the classes' label values.
         interpolation: from the source grid to the target grid.
-
-    Returns:
-        A label map that lies in memory as scans do, x fastest.
+        into: labels, all 0.
+        scores: takes the probability of the label in steps of 1/255, where there is a label.
     """
-    classes = [
-        box
-        for identity, field in zip(ids, probabilities, strict=True)
-        if (box := _ClassBox.of(identity, field, interpolation)) is not None
-    ]
-    labels = torch.zeros(interpolation.target_shape[::-1], dtype=torch.uint8)
-    for slab in _slabs(labels.shape):
-        _label_slab(labels[slab], slab, classes)
-    return labels.numpy().T
+    boxes = (_ClassBox.of(identity, field, interpolation) for identity, field in zip(ids, probabilities, strict=True))
+    classes = [box for box in boxes if box is not None]
+    if not classes:
+        return
+    labels = torch.from_numpy(into)
+    for slab in _slabs(into.shape):
+        best = _label_slab(labels[slab], slab, classes)
+        if scores is not None:
+            torch.from_numpy(scores)[slab] = as_levels(best) * (labels[slab] > 0)
+
+
+def erase(
+    labels: UInt8[NDArray[np.uint8], "tz ty tx"],
+    identity: int,
+    where: Bool[NDArray[np.bool_], "z y x"],
+    interpolation: Interpolation,
+    *,
+    over: float,
+) -> None:
+    """Set to 0, in place, the label ``identity`` where the interpolated mask ``where`` is more than ``over``."""
+    box = _ClassBox.of(identity, torch.from_numpy(where).float(), interpolation)
+    if box is None:
+        return
+    # Classes are few and boxes can be large: one slab at a time.
+    target = labels[box.target]
+    for slab in _slabs(target.shape):
+        reached = _interpolate(box.field, box.weights[0][slab], *box.weights[1:]) > over
+        part = target[slab]
+        part[reached.numpy() & (part == identity)] = 0
+
+
+def as_levels(values: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    """Round 0 to 1 to steps of 1/255."""
+    return (values * 255).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +151,26 @@ class _ClassBox:
     target: tuple[slice, ...]
 
     @classmethod
-    def of(cls, identity: int, field: Float[Tensor, "x y z"], interpolation: Interpolation) -> "_ClassBox | None":
+    def of(cls, identity: int, field: Float[Tensor, "z y x"], interpolation: Interpolation) -> "_ClassBox | None":
         """Cut a class down to where interpolation can exceed 0.5: less than a voxel from a source voxel that does."""
         box = bounding_box((field > 0.5).numpy())
         if box is None:
             return None
         source, target, weights = [], [], []
-        for axis_weights, inside in zip((interpolation.x, interpolation.y, interpolation.z), box, strict=True):
+        for axis_weights, inside in zip(interpolation.axes, box, strict=True):
             reached = np.flatnonzero((axis_weights[:, inside] > 0).any(dim=1).numpy())
             if reached.size == 0:
                 return None
             source.append(slice(max(0, inside.start - 1), inside.stop + 1))
             target.append(slice(int(reached[0]), int(reached[-1]) + 1))
             weights.append(axis_weights[target[-1], source[-1]].contiguous())
-        crop = field[source[0], source[1], source[2]].permute(2, 1, 0).contiguous()
-        return cls(identity, crop, tuple(weights[::-1]), tuple(target[::-1]))
+        crop = field[source[0], source[1], source[2]].contiguous()
+        return cls(identity, crop, tuple(weights), tuple(target))
 
 
-def _label_slab(labels: UInt8[Tensor, "slab y x"], slab: slice, classes: Sequence[_ClassBox]) -> None:
+def _label_slab(
+    labels: UInt8[Tensor, "slab y x"], slab: slice, classes: Sequence[_ClassBox]
+) -> Float[Tensor, "slab y x"]:
     best = torch.full(labels.shape, 0.5)
     for one in classes:
         z, y, x = one.target
@@ -127,12 +184,13 @@ def _label_slab(labels: UInt8[Tensor, "slab y x"], slab: slice, classes: Sequenc
         if better.any():
             labels[here].masked_fill_(better, one.identity)
             torch.maximum(best[here], score, out=best[here])
+    return best
 
 
-def _slabs(shape: Sequence[int]) -> list[slice]:
+def _slabs(shape: Sequence[int]) -> Iterator[slice]:
     """Cut the first axis into slabs of bounded size."""
     thickness = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))
-    return [slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness)]
+    return (slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness))
 
 
 def _interpolate(

@@ -1,19 +1,28 @@
 """Where, and in which precision, the network computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from dsmseg import resources
 from dsmseg.errors import InputError
+
+_WINDOWS_AT_ONCE_ON_A_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """``dtype`` other than float32 means autocast; weights stay float32."""
+    """``dtype`` other than float32 means autocast; weights stay float32.
+
+    Several windows at once gain nothing on a CPU, and take memory.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    windows_at_once: int = 1
 
 
 def choose_runtime(device: str) -> Runtime:
@@ -32,7 +41,22 @@ def choose_runtime(device: str) -> Runtime:
     if device == "cpu" or not has_cuda:
         return Runtime(torch.device("cpu"), torch.bfloat16 if _cpu_has_bfloat16() else torch.float32)
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Runtime(torch.device("cuda"), torch.bfloat16 if has_bfloat16 else torch.float32)
+    dtype = torch.bfloat16 if has_bfloat16 else torch.float32
+    return Runtime(torch.device("cuda"), dtype, _WINDOWS_AT_ONCE_ON_A_GPU)
+
+
+@contextmanager
+def leaving_a_core_free() -> Iterator[None]:
+    """Compute on all cores but one, which reading, writing and other programs need.
+
+    That costs less than it seems: all threads of an operation wait for the one whose core is busy with something else.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, max(1, resources.cores() - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cpu_has_bfloat16() -> bool:

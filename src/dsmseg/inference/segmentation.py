@@ -11,23 +11,28 @@ from numpy.typing import NDArray
 
 from dsmseg.errors import OutputError
 from dsmseg.files import replacing_folder, telling, write_json
+from dsmseg.inference.dicom_results import write_dicom
 from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.statistics import class_rows
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 
-FileFormat = Literal["nifti", "seg.nrrd"]
+FileFormat = Literal["nifti", "seg.nrrd", "dicom-seg"]
 
 _RUN = "run.json"
+_ALWAYS = frozenset({"anomaly.nii.gz", "statistics.json", _RUN})
+_DICOM_LAYERS = frozenset({"organs.dcm", "tumors.dcm"})  # only where there is something to segment
 
 
 def files_of(file_format: FileFormat) -> frozenset[str]:
-    """Name the files of a case folder."""
+    """Name the files that a case folder always holds."""
+    if file_format == "dicom-seg":
+        return _ALWAYS | {"report.dcm"}
     suffix = "nii.gz" if file_format == "nifti" else "seg.nrrd"
-    return frozenset({f"organs.{suffix}", f"tumors.{suffix}", "anomaly.nii.gz", "statistics.json", _RUN})
+    return _ALWAYS | {f"organs.{suffix}", f"tumors.{suffix}"}
 
 
-_WRITTEN = files_of("nifti") | files_of("seg.nrrd")
+_WRITTEN = files_of("nifti") | files_of("seg.nrrd") | files_of("dicom-seg") | _DICOM_LAYERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +41,42 @@ class Segmentation:
 
     Attributes:
         volume: the scan, HU.
+        source: the file or folder that it was read from, if there is one.
         organs: label map, taxonomy ids 1..25.
         tumors: label map, taxonomy ids 26..45, a layer of its own: a tumor never erases its organ.
-        anomaly: 0..1, how little the organ queries explain a voxel (Eq. 14), scaled over the body; 0 beyond its edge.
+        anomaly_levels: ``anomaly`` in steps of 1/255.
         lesions: connected tumors, the largest first.
         classes: the classes that were looked for.
         run: what ran, as JSON would hold it.
     """
 
     volume: Volume
+    source: Path | None
     organs: UInt8[NDArray[np.uint8], "x y z"]
     tumors: UInt8[NDArray[np.uint8], "x y z"]
-    anomaly: Float[NDArray[np.float32], "x y z"]
+    anomaly_levels: UInt8[NDArray[np.uint8], "x y z"]
     lesions: list[Lesion]
     classes: tuple[StructureClass, ...]
     run: dict[str, Any]
 
+    @property
+    def anomaly(self) -> Float[NDArray[np.float32], "x y z"]:
+        """How little the organ queries explain a voxel, 0..1 (1 + A of Eq. 14), on one scale for all scans."""
+        return self.anomaly_levels * np.float32(1 / 255)
+
     def statistics(self) -> dict[str, Any]:
         """Measure every class that was looked for, absent ones too: rows for organs, tumors and lesions."""
         volume_ml = self.volume.grid.voxel_volume_ml
-        organs = [one for one in self.classes if one.kind == "organ"]
-        tumors = [one for one in self.classes if one.kind == "tumor"]
+        organs, tumors = self.chosen("organ"), self.chosen("tumor")
         return {
             "organs": class_rows(self.organs, self.volume.array, organs, volume_ml),
             "tumors": class_rows(self.tumors, self.volume.array, tumors, volume_ml) if tumors else self.run["tumors"],
             "lesions": [lesion.row() for lesion in self.lesions],
         }
+
+    def chosen(self, kind: Literal["organ", "tumor"]) -> list[StructureClass]:
+        """Give the classes of a kind that were looked for."""
+        return [one for one in self.classes if one.kind == kind]
 
     def save(self, directory: str | Path, *, file_format: FileFormat = "nifti", overwrite: bool = False) -> Path:
         """Write the case folder ``directory`` whole or not at all, and return it.
@@ -69,23 +84,27 @@ class Segmentation:
         It holds organs and tumors (label maps on the scan's own grid), anomaly, statistics.json and run.json.
 
         Raises:
+            InputError: ``file_format`` is dicom-seg, and the scan did not come from a DICOM series that can be quoted.
             OutputError: the folder exists and ``overwrite`` is False, or is no case folder, or cannot be written.
         """
         directory = Path(directory)
         refuse_conflict(directory, overwrite=overwrite)
         with replacing_folder(directory) as folder:
-            self._write_layers(folder, file_format)
-            # Finer steps than 1/255 are beyond what the score can tell, and would make the file four times as large.
-            anomaly = np.round(self.anomaly * 255.0) / np.float32(255.0)
-            write_nifti(folder / "anomaly.nii.gz", anomaly, self.volume)
-            write_json(folder / "statistics.json", self.statistics())
+            statistics = self.statistics()
+            if file_format == "dicom-seg":
+                write_dicom(folder, self, statistics)
+            else:
+                self._write_layers(folder, file_format)
+            write_nifti(folder / "anomaly.nii.gz", self.anomaly_levels, self.volume, slope=1 / 255)
+            write_json(folder / "statistics.json", statistics)
             write_json(folder / _RUN, self.run)
         return directory
 
     def _write_layers(self, folder: Path, file_format: FileFormat) -> None:
-        for layer, kind in (("organs", "organ"), ("tumors", "tumor")):
+        kinds: tuple[tuple[str, Literal["organ", "tumor"]], ...] = (("organs", "organ"), ("tumors", "tumor"))
+        for layer, kind in kinds:
             labels = getattr(self, layer)
-            classes = [one for one in self.classes if one.kind == kind]
+            classes = self.chosen(kind)
             if file_format == "nifti":
                 names = {one.id: one.name for one in classes}
                 write_nifti(folder / f"{layer}.nii.gz", labels, self.volume, names=names)

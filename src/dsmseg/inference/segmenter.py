@@ -1,13 +1,13 @@
 """`Segmenter`: from a scan to its segmentation, with the network loaded once."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,18 +18,20 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
-from dsmseg.inference.blending import Progress, Scores, Tiling, sliding_window
+from dsmseg.inference.blending import Progress, SlidingWindow, Tiling
 from dsmseg.inference.choosing import choose_classes
 from dsmseg.inference.framing import Frame, frame_body
-from dsmseg.inference.lesions import LesionScores, find_lesions
+from dsmseg.inference.layers import Layers
+from dsmseg.inference.lesions import find_lesions
 from dsmseg.inference.memory import telling_memory
-from dsmseg.inference.postprocessing import confine_to_hosts, drop_fragments
-from dsmseg.inference.restoring import Interpolation, restore_field, restore_labels
-from dsmseg.inference.runtime import choose_runtime
+from dsmseg.inference.runtime import choose_runtime, leaving_a_core_free
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.windows import DEFAULT_OVERLAP
+from dsmseg.taxonomy import ORGANS, TUMORS
 from dsmseg.volume import Volume, check_intensities, read_scan
 from dsmseg.volume.body import TISSUE_HU
+
+_Part = TypeVar("_Part")
 
 _NO_BODY = f"no body found (nothing in the scan is denser than {TISSUE_HU:.0f} HU), so the result is empty"
 
@@ -108,51 +110,57 @@ class Segmenter:
         Raises:
             InputError: the scan cannot be read or used, or memory runs out.
         """
+        start = perf_counter()
+        volume = _as_volume(scan, affine)
+        seconds = {"read": round(perf_counter() - start, 3)}
+        source = Path(os.path.abspath(scan)) if isinstance(scan, str | Path) else None
+        segmentation = self.segment(volume, source=source, progress=progress)
+        segmentation.run["seconds"] = seconds | segmentation.run["seconds"]
+        return segmentation
+
+    @telling_memory()
+    @leaving_a_core_free()
+    def segment(self, volume: Volume, *, source: Path | None = None, progress: Progress | None = None) -> Segmentation:
+        """Segment a scan that was read already, from ``source`` where that is a file or a folder.
+
+        Raises:
+            InputError: memory runs out.
+        """
         clock = _Stopwatch()
-        with clock.timing("read"):
-            volume = _as_volume(scan, affine)
         with clock.timing("prepare"):
             frame = frame_body(volume, self.card.spacing_mm, self.card.window)
-        with clock.timing("network"):
-            scores = sliding_window(
-                self._network, frame.hu, frame.body, self._tiling(), self._runtime, progress=progress
-            )
+        window = SlidingWindow(self._network, frame.hu, frame.body, self._tiling(), self._runtime, progress=progress)
+        layers = Layers(self.choice, frame.grid, volume.grid)
+        for slab in clock.timed("network", window):
+            with clock.timing("restore"):
+                layers.add(slab)
         with clock.timing("postprocess"):
-            self._postprocess(scores, frame)
-        with clock.timing("restore"):
-            segmentation = self._restore(volume, frame, scores)
-        name = Path(os.path.abspath(scan)).name if isinstance(scan, str | Path) else "array"
-        segmentation.run.update(self._record(name, volume, frame, scores), seconds=clock.seconds)
+            layers.finish()
+            segmentation = self._segmentation(volume, source, layers)
+        segmentation.run.update(self._record(segmentation, frame, len(window.windows)), seconds=clock.seconds)
         return segmentation
 
     def _tiling(self) -> Tiling:
+        choice = self.choice
         return Tiling(
             size=self.card.window,
             overlap=self._overlap,
             hu_windows=self.card.hu_windows,
-            organs=[organ.id - 1 for organ in self.choice.known_organs],
-            tumors=[tumor.id - 26 for tumor in self.choice.searched_tumors],
+            organs=[one.id - ORGANS[0].id for one in choice.computed_organs],
+            tumors=[one.id - TUMORS[0].id for one in choice.tumors],
+            other_organs=[one.id - ORGANS[0].id for one in choice.other_organs],
+            other_tumors=[one.id - TUMORS[0].id for one in choice.other_tumors],
         )
 
-    def _postprocess(self, scores: Scores, frame: Frame) -> None:
-        organs = self.choice.known_organs
-        drop_fragments(scores.organs, organs)
-        masks = {organ.name: (one > 0.5).numpy() for organ, one in zip(organs, scores.organs, strict=True)}
-        confine_to_hosts(scores.tumors, self.choice.searched_tumors, masks, frame.grid.spacing)
-
-    def _restore(self, volume: Volume, frame: Frame, scores: Scores) -> Segmentation:
-        """Bring all known classes to the scan's grid, so that what is asked for does not change where it lies."""
-        interpolation = Interpolation.between(frame.grid, volume.grid)
-        known, searched = self.choice.known_organs, self.choice.searched_tumors
-        organs = restore_labels(scores.organs, [organ.id for organ in known], interpolation)
-        tumors = restore_labels(scores.tumors, [tumor.id for tumor in searched], interpolation)
-        fields = {tumor.name: one.numpy() for tumor, one in zip(searched, scores.tumors, strict=True)}
-        lesions = find_lesions(tumors, organs, self.choice.tumors, volume, LesionScores(fields, frame.grid))
+    def _segmentation(self, volume: Volume, source: Path | None, layers: Layers) -> Segmentation:
+        organs, tumors, levels = layers.organs.T, layers.tumors.T, layers.tumor_levels
+        lesions = [] if levels is None else find_lesions(tumors, organs, self.choice.tumors, volume, levels.T)
         return Segmentation(
             volume=volume,
+            source=source,
             organs=self.choice.restrict(organs),
-            tumors=self.choice.restrict(tumors),
-            anomaly=restore_field(scores.anomaly, interpolation),
+            tumors=tumors,
+            anomaly_levels=layers.anomaly_levels.T,
             lesions=lesions,
             classes=self.choice.classes,
             run={},
@@ -170,19 +178,20 @@ class Segmenter:
             "classes": [one.name for one in self.choice.classes],
         }
 
-    def _record(self, name: str, volume: Volume, frame: Frame, scores: Scores) -> dict[str, Any]:
+    def _record(self, segmentation: Segmentation, frame: Frame, windows: int) -> dict[str, Any]:
+        own, source = segmentation.volume.own, segmentation.source
         note = {} if frame.body.any() else {"note": _NO_BODY}
         return note | {
             **self.settings(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "stage": self.card.stage,
             "input": {
-                "name": name,
-                "shape": list(volume.own.shape),
-                "spacing_mm": [float(value) for value in volume.own.spacing],
-                "affine": np.asarray(volume.own.affine, dtype=float).tolist(),
+                "name": "array" if source is None else source.name,
+                "shape": list(own.shape),
+                "spacing_mm": [float(value) for value in own.spacing],
+                "affine": np.asarray(own.affine, dtype=float).tolist(),
             },
-            "windows": scores.windows,
+            "windows": windows,
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
             "tumors": self.choice.tumor_search,
         }
@@ -198,7 +207,17 @@ class _Stopwatch:
     def timing(self, step: str) -> Iterator[None]:
         start = perf_counter()
         yield
-        self.seconds[step] = round(perf_counter() - start, 3)
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + perf_counter() - start, 3)
+
+    def timed(self, step: str, parts: Iterable[_Part]) -> Iterator[_Part]:
+        """Give all ``parts``, and time how long each takes to come."""
+        iterator = iter(parts)
+        while True:
+            with self.timing(step):
+                part = next(iterator, None)
+            if part is None:
+                return
+            yield part
 
 
 def _as_volume(scan: str | Path | Volume | NDArray[Any], affine: ArrayLike | None) -> Volume:

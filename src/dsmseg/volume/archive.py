@@ -6,7 +6,8 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath, PureWindowsPath
 
 from dsmseg.errors import InputError
@@ -26,6 +27,17 @@ def read_dicom_zip(path: Path) -> Stored:
     Raises:
         InputError: damaged, encrypted, climbing out of its folder, larger than `UNPACKED_LIMIT_BYTES`, or no scan.
     """
+    with unpacked(path) as folder:
+        return read_dicom_folder(folder, where=path)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder with the files of a .zip, which is always removed.
+
+    Raises:
+        InputError: damaged, encrypted, climbing out of its folder, or larger than `UNPACKED_LIMIT_BYTES`.
+    """
     with _temporary_folder(path) as folder:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -34,7 +46,7 @@ def read_dicom_zip(path: Path) -> Stored:
             raise InputError(
                 "is a damaged zip, or of a kind that cannot be unpacked", where=path, mend="Copy or zip it again."
             ) from error
-        return read_dicom_folder(Path(folder), where=path)
+        yield Path(folder)
 
 
 def _temporary_folder(where: Path) -> tempfile.TemporaryDirectory[str]:

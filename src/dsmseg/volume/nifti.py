@@ -78,12 +78,15 @@ def read_nifti_grid(path: Path) -> Grid:
     return Grid(shape, affine.copy())
 
 
-def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mapping[int, str] | None = None) -> None:
+def write_nifti(
+    path: Path, array: NDArray[Any], volume: Volume, *, names: Mapping[int, str] | None = None, slope: float = 1.0
+) -> None:
     """Write an array (X, Y, Z) of ``volume``'s grid to .nii or .nii.gz, on the grid of the scan's file, atomically.
 
     The type of the array is kept (bool becomes uint8). The sform is the scan's affine; the qform says the same
     where it can, and is marked unknown where the axes are not at right angles, since it cannot hold that.
-    ``names`` (label -> name) go into a comment extension as JSON: ``{"labels": {"1": "spleen"}}``.
+    ``names`` (label -> name) go into a comment extension as JSON: ``{"labels": {"1": "spleen"}}``. Readers multiply
+    what is stored by ``slope``.
 
     Raises:
         InputError: another extension, shape or type than can be written.
@@ -105,6 +108,7 @@ def write_nifti(path: Path, array: NDArray[Any], volume: Volume, *, names: Mappi
         header.extensions.append(Nifti1Extension("comment", json.dumps(labels, ensure_ascii=False).encode()))
     image = nibabel.Nifti1Image(own, None, header)
     _set_affine(image, volume.own.affine)
+    image.header.set_slope_inter(slope, 0.0)  # set, so that nibabel writes the array as it is
     with replacing(path) as temporary, _quiet_nibabel():
         image.to_filename(temporary)
 

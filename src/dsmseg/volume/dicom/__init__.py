@@ -8,14 +8,21 @@ against each other, and tools such as dcm2niix straighten them.
 from pathlib import Path
 
 from dsmseg.volume.dicom.geometry import stacked
-from dsmseg.volume.dicom.headers import files_below, is_ignored_name, looks_like_dicom, read_headers
+from dsmseg.volume.dicom.headers import SliceHeader, files_below, is_ignored_name, looks_like_dicom, read_headers
 from dsmseg.volume.dicom.pixels import read_pixels
 from dsmseg.volume.dicom.series import the_scan
 from dsmseg.volume.grid import Grid
 from dsmseg.volume.native import quiet_native_code
 from dsmseg.volume.stored import Stored
 
-__all__ = ["files_below", "is_ignored_name", "looks_like_dicom", "read_dicom_folder", "read_dicom_grid"]
+__all__ = [
+    "files_below",
+    "is_ignored_name",
+    "looks_like_dicom",
+    "read_dicom_folder",
+    "read_dicom_grid",
+    "read_dicom_slices",
+]
 
 
 def read_dicom_folder(folder: Path, *, where: Path) -> Stored:
@@ -38,7 +45,16 @@ def read_dicom_grid(folder: Path) -> Grid:
     Raises:
         InputError: as `read_dicom_folder`, but for damaged pixels.
     """
+    return read_dicom_slices(folder, where=folder)[1]
+
+
+def read_dicom_slices(folder: Path, *, where: Path) -> tuple[list[SliceHeader], Grid]:
+    """Read the headers of the one CT series in a folder, slices upward, and its grid: (columns, rows, slices).
+
+    Raises:
+        InputError: as `read_dicom_folder`, but for damaged pixels.
+    """
     with quiet_native_code():
-        ordered, affine = stacked(the_scan(read_headers(folder, folder), folder), folder)
+        ordered, affine = stacked(the_scan(read_headers(folder, where), where), where)
     columns, rows = ordered[0].sizes
-    return Grid((columns, rows, len(ordered)), affine)
+    return ordered, Grid((columns, rows, len(ordered)), affine)

@@ -1,0 +1,65 @@
+"""What grows while the sliding window runs: labels, scores and anomaly on the scan's own grid, slab by slab."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsmseg.inference.blending import Slab
+from dsmseg.inference.choosing import Choice
+from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments
+from dsmseg.inference.restoring import Interpolation, Restoring, restore_field, restore_labels
+from dsmseg.taxonomy import StructureClass
+from dsmseg.volume import Grid
+
+_NO_CLASS = 0
+
+
+class Layers:
+    """Layers of one scan. Arrays are (z, y, x), uint8: labels are ids of classes, levels are steps of 1/255.
+
+    Attributes:
+        organs: label map of all organs that were computed.
+        tumors: label map.
+        tumor_levels: the probability of the tumor that is labeled; None where none was searched.
+        anomaly_levels: 1 + A of Eq. 14.
+    """
+
+    def __init__(self, choice: Choice, working: Grid, own: Grid) -> None:
+        """Begin with empty layers on the grid ``own``, for slabs of the grid ``working``."""
+        self._choice = choice
+        self._spacing_mm = working.spacing
+        self._interpolation = Interpolation.between(working, own)
+        self._restoring = Restoring(self._interpolation)
+        self._claims = Claims(choice.computed_organs, working.shape[::-1])
+        shape = self._interpolation.target_shape
+        self.organs = np.zeros(shape, dtype=np.uint8)
+        self.tumors = np.zeros(shape, dtype=np.uint8)
+        self.tumor_levels = np.zeros(shape, dtype=np.uint8) if choice.tumors else None
+        self.anomaly_levels = np.zeros(shape, dtype=np.uint8)
+
+    def add(self, slab: Slab) -> None:
+        """Restore what a slab of the working grid completes."""
+        organs, tumors = self._choice.computed_organs, self._choice.tumors
+        fresh = slice(slab.new - slab.start, None)
+        self._claims.add(slab.new, slab.organs[: len(organs), fresh])
+        rows, interpolation = self._restoring.advance(slab.start, slab.stop)
+        if rows.start == rows.stop:
+            return
+        restore_labels(slab.organs, _ids(organs, len(slab.organs)), interpolation, self.organs[rows])
+        if self.tumor_levels is not None:
+            ids = _ids(tumors, len(slab.tumors))
+            restore_labels(slab.tumors, ids, interpolation, self.tumors[rows], self.tumor_levels[rows])
+        restore_field(slab.anomaly, interpolation, self.anomaly_levels[rows])
+
+    def finish(self) -> None:
+        """Erase what anatomy speaks against."""
+        organs = self._choice.computed_organs
+        drop_fragments(self.organs, self._claims, organs, self._interpolation)
+        hosts = {organ.name: organ for organ in organs}
+        tumors = self._choice.tumors
+        confine_to_hosts(self.tumors, tumors, hosts, self._claims, self._interpolation, self._spacing_mm)
+
+
+def _ids(classes: Sequence[StructureClass], fields: int) -> list[int]:
+    """Label each field by its class; one more field, that of all other classes, takes the label away."""
+    return [one.id for one in classes] + [_NO_CLASS] * (fields - len(classes))
