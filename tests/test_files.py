@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsmseg.errors import OutputError
-from dsmseg.files import replacing, replacing_folder, write_json
+from dsmseg.files import remove_leftovers, replacing, replacing_folder, write_json
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path) -> None:
@@ -162,3 +162,21 @@ def test_two_who_write_the_same_folder_at_once_leave_one_of_the_two_whole(folder
         (other / "a").write_text("other")
     assert content_of(folder) == {"a": "one"}
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_leaves_is_removed_and_a_folder_that_lost_its_name_gets_it_back(tmp_path) -> None:
+    old, half, other = (tmp_path / name for name in (".01234567.old.a", ".01234567.a", ".01234567.b"))
+    for left in (old, half, other):
+        left.mkdir()
+    (old / "run.json").write_text("{}")
+    remove_leftovers(tmp_path / "a")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [other.name, "a"]
+    assert (tmp_path / "a" / "run.json").is_file()
+    remove_leftovers(tmp_path / "nowhere" / "b")
+
+
+def test_what_is_being_written_is_no_leftover(folder) -> None:
+    with replacing_folder(folder) as temporary:
+        (temporary / "a").write_text("new")
+        remove_leftovers(folder)
+    assert content_of(folder) == {"a": "new"}

@@ -19,7 +19,7 @@ import typer
 
 from dsmseg import cli_datasets, cli_synth, cli_weights, console
 from dsmseg.cli_options import STYLE, AsJson
-from dsmseg.errors import DsmsegError
+from dsmseg.errors import DsmsegError, InputError
 
 if TYPE_CHECKING:
     from dsmseg.inference import CaseResult
@@ -52,6 +52,10 @@ def predict(
     classes: Annotated[
         str | None, typer.Option(metavar="LIST", help='Only these, such as "liver, kidneys". Default: all known.')
     ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="Look for what a text means; may be repeated."),
+    ] = None,
     file_format: Annotated[
         Literal["nifti", "seg.nrrd", "dicom-seg"],
         typer.Option("--format", help="Of the label maps; dicom-seg, with a report, takes DICOM scans only."),
@@ -59,6 +63,10 @@ def predict(
     device: Device = "auto",
     overlap: Annotated[float, typer.Option(metavar="F", help="Share that neighboring windows have in common.")] = 0.25,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace case folders that exist.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Fan out over Ray: local, auto or a cluster's HOST:PORT.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Of the cluster, one model each.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment CT scans.
@@ -68,25 +76,36 @@ def predict(
     """
     from dsmseg import inference
 
+    if workers is not None and cluster is None:
+        raise InputError("--workers counts those of a cluster", mend="Add --cluster local, or leave it out.")
     cases = inference.find_cases(inputs)
-    rows: list[dict[str, Any]] = []
+    names, rows = [case.name for case in cases], list[dict[str, Any]]()
+    how: dict[str, Any] = {"file_format": file_format, "overwrite": overwrite}
+    load: dict[str, Any] = {"device": device, "overlap": overlap, "classes": classes, "prompts": tuple(prompts or ())}
     try:
-        with console.progress("Loading the weights") as progress:
+        with console.progress("Loading the weights" if cluster is None else "Starting the workers") as progress:
 
             def show(case: inference.Case, done: int, total: int) -> None:
                 progress.step(f"{case.name} ({cases.index(case) + 1} of {len(cases)})", done, total)
 
-            segmenter = inference.Segmenter.load(weights, device=device, overlap=overlap, classes=classes)
-            for result in inference.predict(
-                cases, output, segmenter=segmenter, file_format=file_format, overwrite=overwrite, progress=show
-            ):
+            if cluster is None:
+                segmenter = inference.Segmenter.load(weights, **load)
+                results = inference.predict(cases, output, segmenter=segmenter, progress=show, **how)
+            else:
+                from dsmseg.inference.cluster import predict_on_cluster
+
+                load["weights"] = weights
+                results = predict_on_cluster(cases, output, address=cluster, workers=workers, load=load, **how)
+            for result in results:
                 rows.append(_row(result))
                 del result  # It holds the scan, and the next one needs the memory.
+                if cluster is not None:
+                    progress.step("Cases done", len(rows), len(cases))
                 if remark := rows[-1]["error"] or rows[-1]["note"]:
                     progress.line(console.as_error(remark))
     finally:  # What was finished is told, whatever then went wrong.
         if rows:
-            _tell_cases(rows, as_json=as_json)
+            _tell_cases(sorted(rows, key=lambda row: names.index(row["case"])), as_json=as_json)
     if any(row["error"] for row in rows):
         raise typer.Exit(YOURS_TO_MEND)
 
@@ -207,9 +226,9 @@ def _row(result: "CaseResult") -> dict[str, Any]:
     # Where tumors were not searched, their place holds the reason: that is not the same as none found.
     searched = not isinstance(statistics["tumors"], str)
     found = {"organs": organs, "lesions": statistics["lesions"] if searched else None}
-    return {
-        **row, "directory": str(result.directory), **found, "unchanged": result.unchanged, "note": note, "error": None
-    }  # fmt: skip
+    asked = {"prompts": statistics["prompts"]} if "prompts" in statistics else {}
+    done = {"directory": str(result.directory), "unchanged": result.unchanged, "note": note, "error": None}
+    return row | found | asked | done
 
 
 def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -217,6 +236,9 @@ def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         console.document({"cases": rows})
     else:
         console.table(("case", "organs", "lesions", "seconds", "written to"), [_cells(row) for row in rows])
+        for row in rows:
+            for asked in row.get("prompts", ()):
+                sys.stdout.write(f"{row['case']}: {_answer(asked)}\n")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -226,6 +248,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     lesions = "not searched" if row["lesions"] is None else str(len(row["lesions"]))
     where = f"{row['directory']} (unchanged)" if row["unchanged"] else row["directory"]
     return row["case"], str(len(row["organs"])), lesions, seconds, where
+
+
+def _answer(asked: dict[str, Any]) -> str:
+    fit = f"similarity {asked['similarity']:.2f}, probability {asked['probability']:.2f}"
+    return f'"{asked["text"]}" means the query of {asked["query"]} (by {asked["compared_with"]}: {fit})'
 
 
 def run(arguments: Sequence[str]) -> int:

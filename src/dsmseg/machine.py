@@ -2,7 +2,6 @@
 
 import platform
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,11 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from dsmseg import __version__, checkpoint, resources
+from dsmseg.inference.memory import Need
 from dsmseg.inference.windows import DEFAULT_OVERLAP, most_windows
 from dsmseg.volume import read_scan, resampled_grid
 
 _LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors")
-
-# A little above the measured peaks of `predict`: libraries and network by themselves, each voxel of the scan, and each
-# voxel at the network's spacing times class.
-_BASE_BYTES = 0.85e9
-_BYTES_A_VOXEL = 12
-_BYTES_A_SCORE = 8
 
 
 def describe_machine() -> dict[str, Any]:
@@ -46,12 +40,14 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
         WeightsError: the weights are missing or damaged.
     """
     volume = read_scan(path)
-    card = checkpoint.load(weights).card
+    loaded = checkpoint.load(weights)
+    card = loaded.card
     low, middle, high = np.percentile(volume.array, (1, 50, 99)).tolist()
     size_mm = [count * step for count, step in zip(volume.own.shape, volume.own.spacing, strict=True)]
-    working = resampled_grid(volume, card.spacing_mm).shape
-    classes = len(card.organs) + len(card.tumors) + 1
-    memory = _BASE_BYTES + _BYTES_A_VOXEL * volume.array.size + _BYTES_A_SCORE * prod(working) * classes
+    working = resampled_grid(volume.grid, card.spacing_mm).shape
+    need = Need(card, sum(one.numel() for one in loaded.state.values()), len(card.organs) + len(card.tumors) + 1)
+    memory, left = need.of(volume.own), resources.available_memory()
+    fitting = {} if memory <= left else {"axial_slices_that_fit": need.slices_that_fit(volume.own, left)}
     return {
         "scan": str(path),
         "shape": list(volume.own.shape),
@@ -70,6 +66,8 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
             "grid_at_its_spacing": list(working),
             "windows_at_most": most_windows(working, card.window, DEFAULT_OVERLAP),
             "memory_gb": round(memory / 1e9, 1),
+            "memory_here_gb": round(left / 1e9, 1),
+            **fitting,
         },
     }
 

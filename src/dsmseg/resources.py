@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 _MODEST_MEMORY = 8 << 30  # assumed where a system does not tell
+_OWN_FILE, _FREE_FILE = Path("/proc/self/statm"), Path("/proc/meminfo")
+_MAPPED_BY_THREADS = 256 << 20
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -25,6 +27,27 @@ def memory() -> int:
         except (OSError, ValueError):  # no limit, or no such file on this system
             continue
     return total
+
+
+def available_memory() -> int:
+    """Give the bytes that this process may hold in all: what it holds, and what it can get within all limits.
+
+    Where a system does not tell what is free, that is all of the machine's memory.
+    """
+    total = memory()
+    try:
+        import resource
+
+        pages = [int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in _OWN_FILE.read_text().split()[:2]]
+        lines = dict(line.split(":", 1) for line in _FREE_FILE.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    except (ImportError, OSError, ValueError, LookupError):
+        return total
+    mapped, held = pages
+    total = min(total, free + held)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    # What is mapped counts there, be it used or not; threads map some more.
+    return total if limit == resource.RLIM_INFINITY else min(total, max(0, limit - mapped - _MAPPED_BY_THREADS) + held)
 
 
 def peak_memory() -> int:

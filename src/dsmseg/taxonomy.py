@@ -52,9 +52,13 @@ class StructureClass:
 
 @dataclass(frozen=True, slots=True)
 class Taxonomy:
-    """The classes in order, and an index from the keys of each name, alias and group word to what it means."""
+    """The classes in order, and an index from the keys of each name, alias and group word to what it means.
+
+    ``prompt`` is the sentence around a name that text encoders are given.
+    """
 
     classes: tuple[StructureClass, ...]
+    prompt: str
     words: Mapping[str, str]
     index: Mapping[str, tuple[StructureClass, ...]]
 
@@ -80,7 +84,7 @@ def parse(text: str) -> Taxonomy:
     for one in classes:
         if not organs.issuperset(one.hosts) or bool(one.hosts) != (one.kind == "tumor"):
             raise _broken(f"the hosts of {one.name} are {list(one.hosts)}: a tumor has organs as hosts, an organ none")
-    return Taxonomy(classes, data["words"], _index(classes, data["words"], data["groups"]))
+    return Taxonomy(classes, data["prompt"], data["words"], _index(classes, data["words"], data["groups"]))
 
 
 def find(text: str) -> StructureClass:
@@ -130,6 +134,11 @@ def by_id(id: int) -> StructureClass:
     if not 1 <= id <= len(CLASSES):
         raise InputError(f"no class has the id {id}", mend=f"Ids are 1 to {len(CLASSES)}.")
     return CLASSES[id - 1]
+
+
+def in_prompt(name: str) -> str:
+    """The sentence that a text encoder is given for ``name``, as for the classes: ``StructureClass.prompt``."""
+    return _TAXONOMY.prompt.replace("{name}", name)
 
 
 def _structure_class(entry: Mapping[str, Any], kind: Literal["organ", "tumor"], prompt: str) -> StructureClass:

@@ -31,14 +31,21 @@ class Whole:
             assert (slab.new, slab.start) == (position, max(0, position - 1))
             position = slab.stop
             for name, kept in parts.items():
-                fields = getattr(slab, name)
-                assert fields.shape[-3] == slab.stop - slab.start
+                masks = getattr(slab, name)
+                fields = masks.sums * masks.shares
+                assert fields.shape[-1] == slab.stop - slab.start
+                for number, field in enumerate(fields):
+                    assert torch.equal(masks.backwards(number), field.permute(2, 1, 0))
+                    assert np.array_equal(
+                        masks.over_half(number)[clear := (field - 0.5).abs().numpy() > 1e-6],
+                        (field > 0.5).numpy()[clear],
+                    )
                 if kept and slab.new > slab.start:
-                    assert torch.equal(fields[..., :1, :, :], kept[-1][..., -1:, :, :])
-                kept.append(fields[..., slab.new - slab.start :, :, :])
+                    torch.testing.assert_close(fields[..., :1], kept[-1][..., -1:])
+                kept.append(fields[..., slab.new - slab.start :].clone())
         for name, kept in parts.items():
-            whole = torch.cat(kept, dim=-3)
-            setattr(self, name, whole.permute(*range(whole.ndim - 3), -1, -2, -3))
+            setattr(self, name, torch.cat(kept, dim=-1))
+        self.anomaly = self.anomaly[0]
 
 
 class EachVoxelForItself(nn.Module):
@@ -114,7 +121,7 @@ def test_the_anomaly_is_what_the_network_says_inside_of_the_body_whatever_the_re
 def test_how_many_slices_are_handed_on_at_once_changes_nothing(scan, monkeypatch, slices, overlap):
     body = np.random.default_rng(1).random(scan.shape) > 0.3
     whole = Whole(EachVoxelForItself(), scan, body, a_tiling(overlap=overlap), CPU)
-    monkeypatch.setattr(blending, "_SLAB_SLICES", slices)
+    monkeypatch.setattr(blending, "SLAB_SLICES", slices)
     in_parts = Whole(EachVoxelForItself(), scan, body, a_tiling(overlap=overlap), CPU)
     assert torch.equal(in_parts.organs, whole.organs)
     assert torch.equal(in_parts.anomaly, whole.anomaly)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dsmseg.inference import postprocessing
 from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments
 from dsmseg.inference.restoring import Interpolation, restore_labels
+from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.taxonomy import ORGANS, find
 from dsmseg.volume import Grid
 
@@ -24,9 +24,10 @@ def after_dropping(fields, names, interpolation=None):
     organs = [find(name) for name in names]
     interpolation = interpolation or same_grid(fields.shape[1:])
     claims = Claims(organs, tuple(fields.shape[1:]))
-    claims.add(0, fields)
+    for organ, field in zip(organs, fields, strict=True):
+        claims.add(organ, 0, (field > 0.5).numpy().T)
     labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
-    restore_labels(fields, [one.id for one in organs], interpolation, labels)
+    restore_labels(SoftMasks.of(fields.permute(0, 3, 2, 1)), [one.id for one in organs], interpolation, labels)
     drop_fragments(labels, claims, organs, interpolation)
     return labels, claims
 
@@ -78,31 +79,42 @@ def test_absent_organs_are_left_alone():
 def test_claims_are_what_was_added_slab_by_slab(count):
     fields = torch.rand(count, 6, 4, 3, generator=torch.Generator().manual_seed(0))
     claims = Claims(ORGANS[:count], (6, 4, 3))
-    claims.add(0, fields[:, :2])
-    claims.add(2, fields[:, 2:])
+    for organ, field in zip(ORGANS, fields, strict=False):
+        claims.add(organ, 0, (field[:2] > 0.5).numpy().T)
+        claims.add(organ, 1, (field[1:] > 0.5).numpy().T)
     for organ, field in zip(ORGANS, fields, strict=False):
         assert np.array_equal(claims.mask(organ), (field > 0.5).numpy())
 
 
-def confined(host, *, tumor="Liver Tumor", known=("Liver",)):
+def confined(host, *, tumor="Liver Tumor", known=("Liver",), spacing=3.0):
     """Give where a tumor that was everywhere is left; ``host`` is the mask (z, y, x) of each known organ."""
     organs = {name: find(name) for name in known}
     claims = Claims(list(organs.values()), host.shape)
-    claims.add(0, torch.from_numpy(np.stack([host] * len(organs))).float())
+    for organ in organs.values():
+        claims.add(organ, 0, host.T)
     labels = np.full(host.shape, find(tumor).id, dtype=np.uint8)
-    confine_to_hosts(labels, [find(tumor)], organs, claims, same_grid(host.shape), SPACING)
+    confine_to_hosts(labels, [find(tumor)], organs, claims, same_grid(host.shape), (spacing,) * 3)
     return labels > 0
 
 
-@pytest.mark.parametrize("chunk", [1, 1000, 8_000_000])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_tumor_stays_at_its_host_and_vanishes_far_from_it(axis, chunk, monkeypatch):
-    monkeypatch.setattr(postprocessing, "_CHUNK_VOXELS", chunk)
+def test_a_tumor_stays_at_its_host_and_vanishes_far_from_it(axis):
     liver = np.zeros((20, 20, 20), dtype=bool)
     np.moveaxis(liver, axis, 0)[:8] = True
     left = np.moveaxis(confined(liver), axis, 0)
     assert left[:11].all()  # 9 mm beyond
     assert not left[11:].any()
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 1.5, 2.0])
+def test_on_a_fine_grid_the_margin_is_off_by_less_than_3_mm(spacing):
+    size = round(45 / spacing)
+    liver = np.zeros((size, 9, 9), dtype=bool)
+    liver[: size // 3] = True
+    left = confined(liver, spacing=spacing)[:, 4, 4]
+    last = (np.flatnonzero(left)[-1] - (size // 3 - 1)) * spacing
+    assert left[: size // 3].all()
+    assert 9 - spacing <= last < 9 + 3
 
 
 def test_a_tumor_without_its_host_in_the_scan_vanishes():

@@ -9,9 +9,11 @@ from scipy import ndimage
 
 from dsmseg.inference import restoring
 from dsmseg.inference.restoring import Interpolation, Restoring, erase, restore_field, restore_labels
+from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.volume import Grid
 
 STEP = 0.51 / 255
+EVERYWHERE = (slice(0, None),) * 3
 
 
 def a_grid(shape, spacing, origin, rotation=None) -> Grid:
@@ -29,7 +31,7 @@ def restored_field(field, interpolation):
 
 def restored_labels(fields, ids, interpolation, scores=None):
     labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
-    restore_labels(fields.permute(0, 3, 2, 1).contiguous(), ids, interpolation, labels, scores)
+    restore_labels(SoftMasks.of(fields), ids, interpolation, labels, scores)
     return labels.T
 
 
@@ -104,14 +106,13 @@ def test_slices_that_come_a_few_at_a_time_give_what_all_at_once_give(
     source, target = a_grid(source_size, coarse, (0, 0, 0)), a_grid(target_size, fine, origin)
     interpolation = Interpolation.between(source, target)
     fields = torch.from_numpy(np.random.default_rng(seed).random((2, *source_size), dtype=np.float32))
-    backwards = fields.permute(0, 3, 2, 1).contiguous()
     labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
     restoring, covered = Restoring(interpolation), []
     for new in range(0, source_size[2], at_once):
         start, stop = max(0, new - 1), min(new + at_once, source_size[2])
         rows, part = restoring.advance(start, stop)
         covered += range(rows.start, rows.stop)
-        restore_labels(backwards[:, start:stop].contiguous(), [3, 4], part, labels[rows])
+        restore_labels(SoftMasks.of(fields[..., start:stop]), [3, 4], part, labels[rows])
     assert covered == list(range(target_size[2]))
     differs = restored_labels(fields, [3, 4], interpolation) != labels.T
     scores = np.stack([by_map_coordinates(field, source, target) for field in fields.numpy()])
@@ -134,10 +135,13 @@ def test_what_is_erased_is_one_label_as_far_as_the_mask_reaches():
     where = np.array([0, 1, 0, 0, 0], dtype=bool).reshape(1, 1, 5)
     labels = np.array([7] * 5 + [2] + [7] * 7, dtype=np.uint8).reshape(1, 1, 13)
     half = labels.copy()
-    erase(labels, 7, where, interpolation, over=0.0)
+    erase(labels, 7, where, interpolation, over=0.0, within=EVERYWHERE)
     assert labels.ravel().tolist() == [7, 0, 0, 0, 0, 2] + [7] * 7
-    erase(half, 7, where, interpolation, over=0.5)
+    erase(half, 7, where, interpolation, over=0.5, within=EVERYWHERE)
     assert half.ravel().tolist() == [7, 7, 0, 0, 0, 2] + [7] * 7
+    only_there = np.full((1, 1, 13), 7, dtype=np.uint8)
+    erase(only_there, 7, where, interpolation, over=0.0, within=(slice(0, 1), slice(0, 1), slice(4, 9)))
+    assert only_there.ravel().tolist() == [7, 7, 7, 7, 0, 0, *[7] * 7]
 
 
 def test_no_classes_give_an_empty_layer():

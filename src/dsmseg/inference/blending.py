@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.inference.runtime import Runtime
+from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.inference.windows import Size, Slices, channels, gaussian_weights, padding_to, place_windows
 from dsmseg.model import DSMOutput
 
 Progress = Callable[[int, int], None]
 
-_SLAB_SLICES = 24
+SLAB_SLICES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,16 @@ class Tiling:
 class Slab:
     """Slices ``start`` to ``stop`` of the working grid, of which those from ``new`` on were not in the slab before.
 
-    Fields are float32 on the CPU, 0..1, and 0 outside of the body. ``anomaly`` is 1 + A of Eq. 14: 1 less the response
-    of the organ query that fits best.
+    Masks are 0..1, and 0 outside of the body. ``anomaly`` is 1 + A of Eq. 14: 1 less the response of the organ query
+    that fits best.
     """
 
     start: int
     stop: int
     new: int
-    organs: Float[Tensor, "organ z y x"]
-    tumors: Float[Tensor, "tumor z y x"]
-    anomaly: Float[Tensor, "z y x"]
+    organs: SoftMasks
+    tumors: SoftMasks
+    anomaly: SoftMasks
 
 
 class SlidingWindow:
@@ -88,7 +89,7 @@ class SlidingWindow:
         """Lay the windows.
 
         Args:
-            network: gives a DSMOutput for (window, channel, x, y, z), on the runtime's device.
+            network: gives a DSMOutput for (window, channel, x, y, z), on the runtime's device; its logits are used up.
             hu: the scan at the working spacing; what is smaller than a window repeats its last slices, as thin scans
                 did in training. Air there would look like the end of the body.
             body: only inside of it do fields differ from 0.
@@ -99,42 +100,31 @@ class SlidingWindow:
         padding = padding_to(hu.shape, tiling.size)
         self._network, self._tiling, self._runtime, self._progress = network, tiling, runtime, progress
         self._hu = torch.from_numpy(np.pad(hu, padding, mode="edge") if np.any(padding) else hu)
-        self._body = torch.from_numpy(np.ascontiguousarray(body.T))
         padded_body = np.pad(body, padding) if np.any(padding) else body
+        self._body = torch.from_numpy(padded_body)
         self.windows = sorted(place_windows(padded_body, tiling.size, tiling.overlap), key=lambda one: one[2].start)
-        self._shape = hu.shape
         self._inner = [slice(before, before + length) for (before, _), length in zip(padding, hu.shape, strict=True)]
 
     def __iter__(self) -> Iterator[Slab]:
-        """Give all slices of the working grid, from the feet to the head, a few at a time, each with the one before."""
-        held = torch.zeros(self._tiling.fields, 0, *self._shape[1::-1])
-        position = 0
-        for finished in self._finished():
-            stop = position + finished.shape[1]
-            fields = torch.cat([held, finished], dim=1)
-            held = finished[:, -1:].clone()
-            start = stop - fields.shape[1]
-            organs = self._tiling.organ_fields
-            yield Slab(start, stop, position, fields[:organs], fields[organs:-1], fields[-1])
-            position = stop
+        """Give all slices of the working grid, from the feet to the head, a few at a time, each with the one before.
 
-    def _finished(self) -> Iterator[Float[Tensor, "field z y x"]]:
-        """Blend, and give what is finished: the inner slices in order, a few at a time."""
-        height = self._tiling.size[2]
+        A slab is valid until the next one is asked for.
+        """
+        # Below the slices that windows of one height reach, the last finished slice is kept.
+        height = 1 + self._tiling.size[2]
         total = torch.zeros(self._tiling.fields, *self._hu.shape[:2], height)
         weight = torch.zeros(*self._hu.shape[:2], height)
-        base, end = 0, self._hu.shape[2]
-        done = 0
+        base, end, done = 0, self._hu.shape[2], 0
         for start, layer in groupby(self.windows, key=lambda one: one[2].start):
-            yield from self._normalized(total, weight, base, start)
+            yield from self._finished(total, weight, base, start)
             _move_down(total, start - base)
             _move_down(weight, start - base)
             base = start
-            for count in self._add_layer(list(layer), total, weight):
+            for count in self._add_layer(list(layer), total[..., 1:], weight[..., 1:]):
                 done += count
                 if self._progress is not None:
                     self._progress(done, len(self.windows))
-        yield from self._normalized(total, weight, base, end)
+        yield from self._finished(total, weight, base, end)
 
     def _add_layer(self, layer: Sequence[Slices], total: Tensor, weight: Tensor) -> Iterator[int]:
         """Add windows of one height, and give how many were added each time."""
@@ -167,29 +157,46 @@ class SlidingWindow:
         masks.append(functional.interpolate(anomaly, tiling.size, mode="trilinear", align_corners=False))
         return [mask.cpu() for mask in masks]
 
-    def _normalized(self, total: Tensor, weight: Tensor, base: int, stop: int) -> Iterator[Float[Tensor, "f z y x"]]:
-        """Give the slices from ``base`` to ``stop``; those that no window has reached are 0."""
+    def look(self, count: int) -> None:
+        """Run the network on a few windows, evenly spread over the scan, and leave what it says."""
+        chosen = np.unique(np.linspace(0, len(self.windows) - 1, count).round().astype(int)) if self.windows else ()
+        for number in chosen:
+            self._fields(channels(self._hu[self.windows[number]], self._tiling.hu_windows))
+
+    def _finished(self, total: Tensor, weight: Tensor, base: int, stop: int) -> Iterator[Slab]:
+        """Give slices ``base`` to ``stop``, of which slice ``base`` is the second one held."""
         x, y, z = self._inner
-        for start in range(max(base, z.start), min(stop, z.stop), _SLAB_SLICES):
-            end = min(start + _SLAB_SLICES, stop, z.stop)
-            body = self._body[start - z.start : end - z.start]
-            reached = slice(start - base, min(end - base, weight.shape[2]))
-            finished = torch.zeros(len(total), *body.shape)
-            if length := max(0, reached.stop - reached.start):
-                # Every body voxel is in a window; elsewhere the weight may be 0 and the body's mask decides.
-                share = weight[x, y, reached].permute(2, 1, 0).clamp_min(torch.finfo(weight.dtype).tiny)
-                share = body[:length] / share
-                torch.mul(total[:, x, y, reached].permute(0, 3, 2, 1), share, out=finished[:, :length])
-            yield finished
+        first, last = max(base, z.start), min(stop, z.stop)
+        # What no window has reached is 0; the last slice that one has may be needed beside it.
+        reached = min(last, base + weight.shape[2] - 1)
+        for new in [*range(first, reached, SLAB_SLICES), *range(max(first, reached), last, SLAB_SLICES)]:
+            end = min(new + SLAB_SLICES, reached if new < reached else last)
+            start = max(z.start, new - 1)
+            held = slice(start - base + 1, min(end, reached) - base + 1)
+            sums, weights = total[:, x, y, held], weight[x, y, held]
+            if (lacking := end - start - weights.shape[2]) > 0:
+                sums, weights = functional.pad(sums, (0, lacking)), functional.pad(weights, (0, lacking))
+            masks = SoftMasks.blended(sums, weights, self._body[x, y, start:end])
+            organs = self._tiling.organ_fields
+            yield Slab(
+                start - z.start,
+                end - z.start,
+                new - z.start,
+                masks.part(slice(organs)),
+                masks.part(slice(organs, -1)),
+                masks.part(slice(-1, None)),
+            )
 
 
 def _masks(
     logits: Float[Tensor, "window class x y z"], kept: Sequence[int], others: Sequence[int]
 ) -> list[Float[Tensor, "window field x y z"]]:
-    every = list(kept) == list(range(logits.shape[1]))
-    masks = [(logits if every else logits[:, list(kept)]).float().sigmoid()]
+    masks = []
     if others:
-        masks.append(logits[:, list(others)].amax(dim=1, keepdim=True).float().sigmoid())
+        masks.append(logits[:, list(others)].amax(dim=1, keepdim=True).float().sigmoid_())
+    every = list(kept) == list(range(logits.shape[1]))
+    # In place: 45 fields of a window of 96^3 take 160 MB, and new memory costs more time than the sigmoid.
+    masks.insert(0, (logits if every else logits[:, list(kept)]).float().sigmoid_())
     return masks
 
 
@@ -197,5 +204,6 @@ def _move_down(blended: Float[Tensor, "... z"], slices: int) -> None:
     """Leave out the lowest slices, and add as many empty ones on top."""
     kept = max(0, blended.shape[-1] - slices)
     if slices:
-        blended[..., :kept] = blended[..., blended.shape[-1] - kept :].clone()
+        rest = blended[..., blended.shape[-1] - kept :]
+        blended[..., :kept] = rest.clone() if kept > slices else rest  # only then do the two share memory
         blended[..., kept:] = 0

@@ -1,8 +1,8 @@
 """Which classes: those that the weights know, and those of them that were asked for."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -60,6 +60,11 @@ class Choice:
         if self.stage == 1:
             return "not searched: these weights hold Stage 1 only"
         return "not searched: no tumor is among the classes that were asked for"
+
+    def only(self, classes: Collection[StructureClass]) -> "Choice":
+        """Ask for these instead."""
+        known = self.known_organs + self.known_tumors
+        return replace(self, classes=tuple(one for one in known if one in classes))
 
     def restrict(self, labels: UInt8[NDArray[np.uint8], "x y z"]) -> UInt8[NDArray[np.uint8], "x y z"]:
         """Set to 0 what was not asked for."""

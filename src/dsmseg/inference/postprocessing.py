@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from dsmseg.inference.restoring import Interpolation, erase
 from dsmseg.taxonomy import StructureClass
@@ -23,7 +22,7 @@ _IN_PIECES = frozenset(
     {"Right Lung", "Left Lung", "Colon", "Intestine", "Hepatic Vessel", "Portal Vein and Splenic Vein"}
 )
 _HOST_MARGIN_MM = 9.0  # A tumor may bulge out of the organ as the network drew it.
-_CHUNK_VOXELS = 8_000_000
+_FINE_ENOUGH_MM = 3.0
 
 
 class Claims:
@@ -34,10 +33,11 @@ class Claims:
         self._places = {one.id: place for place, one in enumerate(classes)}
         self._bits = np.zeros((ceil(len(classes) / 8), *shape), dtype=np.uint8)
 
-    def add(self, start: int, probabilities: Float[Tensor, "class z y x"]) -> None:
-        """Take slices from ``start`` on."""
-        packed = np.packbits((probabilities > 0.5).numpy(), axis=0)
-        self._bits[:, start : start + packed.shape[1]] = packed
+    def add(self, one: StructureClass, start: int, over_half: Bool[NDArray[np.bool_], "x y z"]) -> None:
+        """Take slices of a class from ``start`` on."""
+        byte, bit = divmod(self._places[one.id], 8)
+        if over_half.any():
+            self._bits[byte, start : start + over_half.shape[2]] |= over_half.T * np.uint8(128 >> bit)
 
     def mask(self, one: StructureClass) -> Bool[NDArray[np.bool_], "z y x"]:
         """Give the voxels of a class."""
@@ -58,6 +58,7 @@ def drop_fragments(
     interpolation: Interpolation,
 ) -> None:
     """Erase, in place, each organ's parts (sharing faces) that are small beside its largest part; from claims too."""
+    boxes = boxes_of(labels)
     for organ in organs:
         present = claims.mask(organ)
         box = bounding_box(present)
@@ -76,7 +77,8 @@ def drop_fragments(
         present[...] = False
         present[box] = dropped[parts]
         claims.remove(organ, present)
-        erase(labels, organ.id, present, interpolation, over=0.0)
+        if organ.id in boxes:
+            erase(labels, organ.id, present, interpolation, over=0.0, within=boxes[organ.id])
 
 
 def confine_to_hosts(
@@ -100,32 +102,47 @@ def confine_to_hosts(
         spacing_mm: of the working grid, x, y, z.
     """
     far: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-    found = np.bincount(labels.ravel(order="K"), minlength=256)
+    boxes = boxes_of(labels)
     for tumor in tumors:
-        if not found[tumor.id] or not hosts.keys() >= set(tumor.hosts):
+        if tumor.id not in boxes or not hosts.keys() >= set(tumor.hosts):
             continue
         if tumor.hosts not in far:
             far[tumor.hosts] = _farther_than_margin([claims.mask(hosts[name]) for name in tumor.hosts], spacing_mm)
-        erase(labels, tumor.id, far[tumor.hosts], interpolation, over=0.5)
+        erase(labels, tumor.id, far[tumor.hosts], interpolation, over=0.5, within=boxes[tumor.id])
+
+
+def boxes_of(labels: UInt8[NDArray[np.uint8], "z y x"]) -> dict[int, tuple[slice, ...]]:
+    """Give the smallest box around each label that is there."""
+    return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
 
 
 def _farther_than_margin(
     masks: Sequence[NDArray[np.bool_]], spacing_mm: Sequence[float]
 ) -> Bool[NDArray[np.bool_], "z y x"]:
-    host = np.logical_or.reduce(masks)
-    far = np.ones(host.shape, dtype=bool)
-    box = bounding_box(host)
-    if box is None:
-        return far
-    reach = [ceil(_HOST_MARGIN_MM / step) + 1 for step in spacing_mm[::-1]]
-    z, y, x = (slice(max(0, side.start - more), side.stop + more) for side, more in zip(box, reach, strict=True))
-    # In chunks, each seen with the slices that its distances may depend on: the transform takes 20 bytes a voxel.
-    height = max(1, _CHUNK_VOXELS // max(1, host[0, y, x].size))
-    for start in range(z.start, min(z.stop, len(host)), height):
-        stop = min(start + height, z.stop, len(host))
-        low = max(0, start - reach[0])
-        around = host[low : stop + reach[0], y, x]
-        if around.any():
-            distance = ndimage.distance_transform_edt(~around, sampling=tuple(spacing_mm[::-1]))
-            far[start:stop, y, x] = distance[start - low : stop - low] > _HOST_MARGIN_MM
-    return far
+    pooled, factors = _pooled(np.logical_or.reduce(masks), spacing_mm[::-1])
+    far = np.ones(pooled.shape, dtype=bool)
+    box = bounding_box(pooled)
+    if box is not None:
+        spacing = [step * factor for step, factor in zip(spacing_mm[::-1], factors, strict=True)]
+        reach = [ceil(_HOST_MARGIN_MM / step) + 1 for step in spacing]
+        around = tuple(
+            slice(max(0, side.start - more), side.stop + more) for side, more in zip(box, reach, strict=True)
+        )
+        far[around] = ndimage.distance_transform_edt(~pooled[around], sampling=spacing) > _HOST_MARGIN_MM
+    for axis, factor in enumerate(factors):
+        far = far.repeat(factor, axis=axis)
+    z, y, x = masks[0].shape
+    return far[:z, :y, :x]
+
+
+def _pooled(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[NDArray[np.bool_], list[int]]:
+    """Make a mask coarser where its voxels are finer than the margin asks for: a voxel is true where any of its is."""
+    factors = [max(1, int(_FINE_ENOUGH_MM / step)) for step in spacing_mm]
+    for axis, factor in enumerate(factors):
+        lines = mask.swapaxes(0, axis)
+        pooled = lines[::factor].copy()
+        for offset in range(1, factor):
+            others = lines[offset::factor]
+            pooled[: len(others)] |= others
+        mask = pooled.swapaxes(0, axis)
+    return mask, factors

@@ -6,8 +6,9 @@ While the network sees one case, the next one is read and the last one written, 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from time import perf_counter
 
@@ -16,11 +17,14 @@ from dsmseg.files import remove_leftovers
 from dsmseg.inference.cases import Case
 from dsmseg.inference.dicom_results import check_dicom_source
 from dsmseg.inference.memory import telling_memory
+from dsmseg.inference.runtime import leaving_a_core_free
 from dsmseg.inference.segmentation import FileFormat, Segmentation, files_of, refuse_conflict
 from dsmseg.inference.segmenter import Segmenter
 from dsmseg.inference.unchanged import hash_scan, is_unchanged
+from dsmseg.resources import available_memory
 from dsmseg.volume import Volume, read_scan
 
+_BESIDE_A_VOXEL = 16  # bytes: a scan that is read, and a result with its scan that is written
 CaseProgress = Callable[[Case, int, int], None]
 
 
@@ -91,7 +95,8 @@ def predict(
 
     def run() -> Iterator[CaseResult]:
         try:
-            yield from _overlapped(cases, done, target, segmenter, progress)
+            with leaving_a_core_free() if len(cases) - len(done) > 1 else nullcontext():
+                yield from _overlapped(cases, done, target, segmenter, progress)
         finally:
             remove_empty(made)
 
@@ -118,7 +123,7 @@ def find_done(cases: Sequence[Case], target: Target, segmenter: Segmenter) -> se
 
 def segment_case(case: Case, target: Target, segmenter: Segmenter, progress: CaseProgress | None = None) -> CaseResult:
     """Read, segment and write one case; what goes wrong with it is told in the result."""
-    result = _written(_segmented(_read(case, target), segmenter, progress), target)
+    result = _written(_segmented(_read(case, target, segmenter), segmenter, progress), target)
     return replace(result, segmentation=None)
 
 
@@ -178,9 +183,13 @@ def _overlapped(
                     result = Future()
                     result.set_result(CaseResult(case, target.folder(case), None, 0.0, unchanged=True))
                 else:
-                    step = (ahead or reader.submit(_read, next(todo), target)).result()
-                    following = next(todo, None)
-                    ahead = reader.submit(_read, following, target) if following else None
+                    step = (ahead or reader.submit(_read, next(todo), target, segmenter)).result()
+                    room = _has_room(step, segmenter)
+                    if behind is not None and not room:
+                        yield behind.result()
+                        behind = None
+                    following = next(todo, None) if room else None
+                    ahead = reader.submit(_read, following, target, segmenter) if following else None
                     result = writer.submit(_written, _segmented(step, segmenter, progress), target)
                     del step  # It holds the scan.
                 if behind is not None:
@@ -199,13 +208,22 @@ def _overlapped(
                 ahead.cancel()
 
 
-def _read(case: Case, target: Target) -> _Step:
+def _has_room(step: _Step, segmenter: Segmenter) -> bool:
+    """Tell whether a scan like this can be read, and one like it be written, while this one is segmented."""
+    if step.volume is None:
+        return True
+    own = step.volume.own
+    return segmenter.need.of(own) + _BESIDE_A_VOXEL * prod(own.shape) <= available_memory()
+
+
+def _read(case: Case, target: Target, segmenter: Segmenter) -> _Step:
     start = perf_counter()
     try:
         with telling_memory():
             digest = hash_scan(case.path)  # before it is read: what is changed meanwhile counts as changed
             if target.file_format == "dicom-seg":
                 check_dicom_source(case.path)  # before anything is computed
+            segmenter.check_memory(case.path)
             volume = read_scan(case.path)
     except DsmsegError as error:
         return _Step(case, perf_counter() - start, error=error)

@@ -5,7 +5,7 @@ sliding window finishes them and are restored at once, so neither grid ever hold
 is interpolated inside of its own box only. Arrays in this file lie as scans do in memory: z, y, x.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.volume import Grid
 from dsmseg.volume.body import bounding_box
+
+Claims = Callable[[int, NDArray[np.bool_]], None]
 
 _SLAB_VOXELS = 1_000_000  # 4 MB of float32: score, best score and comparison of a slab stay in the cache.
 
@@ -90,23 +93,31 @@ def restore_field(
 
 
 def restore_labels(
-    probabilities: Float[Tensor, "class z y x"],
+    masks: SoftMasks,
     ids: Sequence[int],
     interpolation: Interpolation,
     into: UInt8[NDArray[np.uint8], "tz ty tx"],
     scores: UInt8[NDArray[np.uint8], "tz ty tx"] | None = None,
+    claims: Claims | None = None,
 ) -> None:
     """Give each target voxel the class that is most probable there, where that is more than 0.5.
 
     Args:
-        probabilities: one field a class on the source grid. Of two equal ones, the first class wins.
+        masks: one a class on the source grid. Of two equal ones, the first class wins.
         ids: the classes' label values.
         interpolation: from the source grid to the target grid.
         into: labels, all 0.
         scores: takes the probability of the label in steps of 1/255, where there is a label.
+        claims: is called with the number of each class and where it is more probable than 0.5.
     """
-    boxes = (_ClassBox.of(identity, field, interpolation) for identity, field in zip(ids, probabilities, strict=True))
-    classes = [box for box in boxes if box is not None]
+    classes = []
+    for number, identity in enumerate(ids):
+        over_half = masks.over_half(number)
+        if claims is not None:
+            claims(number, over_half)
+        box = bounding_box(over_half)
+        if box is not None and (one := _ClassBox.of(identity, masks, number, box, interpolation)) is not None:
+            classes.append(one)
     if not classes:
         return
     labels = torch.from_numpy(into)
@@ -123,17 +134,27 @@ def erase(
     interpolation: Interpolation,
     *,
     over: float,
+    within: Sequence[slice],
 ) -> None:
-    """Set to 0, in place, the label ``identity`` where the interpolated mask ``where`` is more than ``over``."""
-    box = _ClassBox.of(identity, torch.from_numpy(where).float(), interpolation)
-    if box is None:
+    """Set to 0, in place, the label ``identity`` where the interpolated mask ``where`` is more than ``over``.
+
+    ``within`` is a box of the target grid that holds the label.
+    """
+    weights, sides = list(interpolation.axes), []
+    for axis, side in enumerate(within):
+        weights[axis] = weights[axis][side]
+        reached = np.flatnonzero((weights[axis] > 0).any(dim=0).numpy())
+        inside = slice(int(reached[0]), int(reached[-1]) + 1)
+        weights[axis] = weights[axis][:, inside].contiguous()
+        sides.append(inside)
+    source, target = where[tuple(sides)], labels[tuple(within)]
+    if not source.any():
         return
-    # Classes are few and boxes can be large: one slab at a time.
-    target = labels[box.target]
+    field = torch.from_numpy(source.astype(np.float32))
     for slab in _slabs(target.shape):
-        reached = _interpolate(box.field, box.weights[0][slab], *box.weights[1:]) > over
         part = target[slab]
-        part[reached.numpy() & (part == identity)] = 0
+        gone = _interpolate(field, weights[0][slab], weights[1], weights[2]) > over
+        part[gone.numpy() & (part == identity)] = 0
 
 
 def as_levels(values: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -151,21 +172,19 @@ class _ClassBox:
     target: tuple[slice, ...]
 
     @classmethod
-    def of(cls, identity: int, field: Float[Tensor, "z y x"], interpolation: Interpolation) -> "_ClassBox | None":
-        """Cut a class down to where interpolation can exceed 0.5: less than a voxel from a source voxel that does."""
-        box = bounding_box((field > 0.5).numpy())
-        if box is None:
-            return None
+    def of(
+        cls, identity: int, masks: SoftMasks, number: int, box: Sequence[slice], interpolation: Interpolation
+    ) -> "_ClassBox | None":
+        """Cut a class down to where interpolation can exceed 0.5: less than a voxel from its ``box``, where it does."""
         source, target, weights = [], [], []
-        for axis_weights, inside in zip(interpolation.axes, box, strict=True):
+        for axis_weights, inside in zip((interpolation.x, interpolation.y, interpolation.z), box, strict=True):
             reached = np.flatnonzero((axis_weights[:, inside] > 0).any(dim=1).numpy())
             if reached.size == 0:
                 return None
             source.append(slice(max(0, inside.start - 1), inside.stop + 1))
             target.append(slice(int(reached[0]), int(reached[-1]) + 1))
             weights.append(axis_weights[target[-1], source[-1]].contiguous())
-        crop = field[source[0], source[1], source[2]].contiguous()
-        return cls(identity, crop, tuple(weights), tuple(target))
+        return cls(identity, masks.backwards(number, source), tuple(weights[::-1]), tuple(target[::-1]))
 
 
 def _label_slab(

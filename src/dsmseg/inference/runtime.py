@@ -47,7 +47,7 @@ def choose_runtime(device: str) -> Runtime:
 
 @contextmanager
 def leaving_a_core_free() -> Iterator[None]:
-    """Compute on all cores but one, which reading, writing and other programs need.
+    """Compute on all cores but one, which reads and writes meanwhile.
 
     That costs less than it seems: all threads of an operation wait for the one whose core is busy with something else.
     """

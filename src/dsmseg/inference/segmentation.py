@@ -1,6 +1,7 @@
 """The result for one scan, and its case folder on disk."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from dsmseg.errors import OutputError
 from dsmseg.files import replacing_folder, telling, write_json
 from dsmseg.inference.dicom_results import write_dicom
 from dsmseg.inference.lesions import Lesion
+from dsmseg.inference.prompting import Match
 from dsmseg.inference.statistics import class_rows
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
@@ -48,6 +50,7 @@ class Segmentation:
         lesions: connected tumors, the largest first.
         classes: the classes that were looked for.
         run: what ran, as JSON would hold it.
+        matches: the query that each free text means.
     """
 
     volume: Volume
@@ -58,6 +61,7 @@ class Segmentation:
     lesions: list[Lesion]
     classes: tuple[StructureClass, ...]
     run: dict[str, Any]
+    matches: Sequence[Match] = ()
 
     @property
     def anomaly(self) -> Float[NDArray[np.float32], "x y z"]:
@@ -68,11 +72,12 @@ class Segmentation:
         """Measure every class that was looked for, absent ones too: rows for organs, tumors and lesions."""
         volume_ml = self.volume.grid.voxel_volume_ml
         organs, tumors = self.chosen("organ"), self.chosen("tumor")
-        return {
+        rows = {
             "organs": class_rows(self.organs, self.volume.array, organs, volume_ml),
             "tumors": class_rows(self.tumors, self.volume.array, tumors, volume_ml) if tumors else self.run["tumors"],
             "lesions": [lesion.row() for lesion in self.lesions],
         }
+        return rows | {"prompts": [match.row() for match in self.matches]} if self.matches else rows
 
     def chosen(self, kind: Literal["organ", "tumor"]) -> list[StructureClass]:
         """Give the classes of a kind that were looked for."""

@@ -19,20 +19,22 @@ from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.inference.blending import Progress, SlidingWindow, Tiling
-from dsmseg.inference.choosing import choose_classes
+from dsmseg.inference.choosing import Choice, choose_classes
 from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.layers import Layers
 from dsmseg.inference.lesions import find_lesions
-from dsmseg.inference.memory import telling_memory
-from dsmseg.inference.runtime import choose_runtime, leaving_a_core_free
+from dsmseg.inference.memory import Need, refuse_too_large, telling_memory
+from dsmseg.inference.prompting import Match, Prompts
+from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.windows import DEFAULT_OVERLAP
 from dsmseg.taxonomy import ORGANS, TUMORS
-from dsmseg.volume import Volume, check_intensities, read_scan
+from dsmseg.volume import VOLUME_SUFFIXES, Volume, check_intensities, read_grid, read_scan
 from dsmseg.volume.body import TISSUE_HU
 
 _Part = TypeVar("_Part")
 
+_WINDOWS_HEARD = 4
 _NO_BODY = f"no body found (nothing in the scan is denser than {TISSUE_HU:.0f} HU), so the result is empty"
 
 
@@ -42,6 +44,7 @@ class Segmenter:
     Attributes:
         card: of the weights.
         choice: the classes that the weights know, and those that are asked for.
+        need: the memory that scans take.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Segmenter:
         device: str = "auto",
         overlap: float = DEFAULT_OVERLAP,
         classes: str | Sequence[str] | None = None,
+        prompts: Sequence[str] = (),
     ) -> None:
         """Take a network that is filled with the weights of ``card``.
 
@@ -60,7 +64,9 @@ class Segmenter:
             card: says how scans are to be prepared, and which classes the network knows.
             device: auto, cpu or cuda.
             overlap: least share that neighboring windows have in common, 0 to 0.9.
-            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known.
+            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known, or
+                none but what ``prompts`` mean.
+            prompts: free texts; the class of the query that fits each best is looked for too.
 
         Raises:
             InputError: an argument is not among these, or a class is not known to the weights.
@@ -68,10 +74,14 @@ class Segmenter:
         if not 0 <= overlap <= 0.9:
             raise InputError(f"the overlap is {overlap}", mend="Give a share from 0 to 0.9.")
         self.card = card
-        self.choice = choose_classes(card, classes)
+        chosen = choose_classes(card, classes)
+        self.choice = chosen.only(()) if prompts and classes is None else chosen
+        self._prompts = Prompts(prompts, card.text_encoder) if prompts else None
         self._overlap = overlap
         self._runtime = choose_runtime(device)
         placed = network.to(self._runtime.device).eval()
+        fields = len(self.choice.known_organs) + len(self.choice.known_tumors) + 1
+        self.need = Need(card, sum(one.numel() for one in network.parameters()), fields)
         self._network = convert_conv3d_weight_memory_format(placed, torch.channels_last_3d)
 
     @classmethod
@@ -82,6 +92,7 @@ class Segmenter:
         device: str = "auto",
         overlap: float = DEFAULT_OVERLAP,
         classes: str | Sequence[str] | None = None,
+        prompts: Sequence[str] = (),
     ) -> Self:
         """Load ``weights`` by their packaged name or the path of a .safetensors file; the rest as in ``Segmenter``.
 
@@ -90,7 +101,8 @@ class Segmenter:
             InputError: as for ``Segmenter``.
         """
         loaded = checkpoint.load(weights)
-        return cls(checkpoint.network(loaded), loaded.card, device=device, overlap=overlap, classes=classes)
+        network = checkpoint.network(loaded)
+        return cls(network, loaded.card, device=device, overlap=overlap, classes=classes, prompts=prompts)
 
     @telling_memory()
     def __call__(
@@ -111,6 +123,8 @@ class Segmenter:
             InputError: the scan cannot be read or used, or memory runs out.
         """
         start = perf_counter()
+        if isinstance(scan, str | Path):
+            self.check_memory(Path(scan))
         volume = _as_volume(scan, affine)
         seconds = {"read": round(perf_counter() - start, 3)}
         source = Path(os.path.abspath(scan)) if isinstance(scan, str | Path) else None
@@ -119,30 +133,51 @@ class Segmenter:
         return segmentation
 
     @telling_memory()
-    @leaving_a_core_free()
     def segment(self, volume: Volume, *, source: Path | None = None, progress: Progress | None = None) -> Segmentation:
         """Segment a scan that was read already, from ``source`` where that is a file or a folder.
 
         Raises:
             InputError: memory runs out.
         """
+        refuse_too_large(volume.own, self.need, source)
         clock = _Stopwatch()
         with clock.timing("prepare"):
             frame = frame_body(volume, self.card.spacing_mm, self.card.window)
-        window = SlidingWindow(self._network, frame.hu, frame.body, self._tiling(), self._runtime, progress=progress)
-        layers = Layers(self.choice, frame.grid, volume.grid)
+        with clock.timing("network"):
+            matches = self._match(frame)
+        choice = self.choice.only([*self.choice.classes, *(match.query for match in matches)])
+        window = self._window(frame, choice, progress)
+        layers = Layers(choice, frame.grid, volume.grid)
         for slab in clock.timed("network", window):
             with clock.timing("restore"):
                 layers.add(slab)
         with clock.timing("postprocess"):
             layers.finish()
-            segmentation = self._segmentation(volume, source, layers)
-        segmentation.run.update(self._record(segmentation, frame, len(window.windows)), seconds=clock.seconds)
+            segmentation = _segmentation(volume, source, layers, choice, matches)
+        segmentation.run.update(self._record(segmentation, choice, frame, len(window.windows)), seconds=clock.seconds)
         return segmentation
 
-    def _tiling(self) -> Tiling:
-        choice = self.choice
-        return Tiling(
+    def check_memory(self, scan: Path) -> None:
+        """Refuse a scan that needs more memory than there is, as far as its header tells; folders and .zip do not.
+
+        Raises:
+            InputError: it does, or its header cannot be read.
+        """
+        if scan.is_file() and scan.name.lower().endswith(VOLUME_SUFFIXES):
+            refuse_too_large(read_grid(scan), self.need, scan)
+
+    def _match(self, frame: Frame) -> list[Match]:
+        """Find the query that each text means in this scan."""
+        if self._prompts is None:
+            return []
+        alignment = getattr(self._network, "text_alignment", None)
+        with self._prompts.listening(alignment) as heard:
+            if alignment is not None:
+                self._window(frame, self.choice, None).look(_WINDOWS_HEARD)
+        return self._prompts.matches(heard, self.choice.known_organs + self.choice.known_tumors)
+
+    def _window(self, frame: Frame, choice: Choice, progress: Progress | None) -> SlidingWindow:
+        tiling = Tiling(
             size=self.card.window,
             overlap=self._overlap,
             hu_windows=self.card.hu_windows,
@@ -151,20 +186,7 @@ class Segmenter:
             other_organs=[one.id - ORGANS[0].id for one in choice.other_organs],
             other_tumors=[one.id - TUMORS[0].id for one in choice.other_tumors],
         )
-
-    def _segmentation(self, volume: Volume, source: Path | None, layers: Layers) -> Segmentation:
-        organs, tumors, levels = layers.organs.T, layers.tumors.T, layers.tumor_levels
-        lesions = [] if levels is None else find_lesions(tumors, organs, self.choice.tumors, volume, levels.T)
-        return Segmentation(
-            volume=volume,
-            source=source,
-            organs=self.choice.restrict(organs),
-            tumors=tumors,
-            anomaly_levels=layers.anomaly_levels.T,
-            lesions=lesions,
-            classes=self.choice.classes,
-            run={},
-        )
+        return SlidingWindow(self._network, frame.hu, frame.body, tiling, self._runtime, progress=progress)
 
     def settings(self) -> dict[str, Any]:
         """Give all that decides, with the scan, what comes out, as run.json records it."""
@@ -176,9 +198,10 @@ class Segmenter:
             "dtype": str(self._runtime.dtype).removeprefix("torch."),
             "overlap": self._overlap,
             "classes": [one.name for one in self.choice.classes],
+            "prompts": [] if self._prompts is None else list(self._prompts.texts),
         }
 
-    def _record(self, segmentation: Segmentation, frame: Frame, windows: int) -> dict[str, Any]:
+    def _record(self, segmentation: Segmentation, choice: Choice, frame: Frame, windows: int) -> dict[str, Any]:
         own, source = segmentation.volume.own, segmentation.source
         note = {} if frame.body.any() else {"note": _NO_BODY}
         return note | {
@@ -193,8 +216,26 @@ class Segmenter:
             },
             "windows": windows,
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
-            "tumors": self.choice.tumor_search,
+            "tumors": choice.tumor_search,
         }
+
+
+def _segmentation(
+    volume: Volume, source: Path | None, layers: Layers, choice: Choice, matches: list[Match]
+) -> Segmentation:
+    organs, tumors, levels = layers.organs.T, layers.tumors.T, layers.tumor_levels
+    lesions = [] if levels is None else find_lesions(tumors, organs, choice.tumors, volume, levels.T)
+    return Segmentation(
+        volume=volume,
+        source=source,
+        organs=choice.restrict(organs),
+        tumors=tumors,
+        anomaly_levels=layers.anomaly_levels.T,
+        lesions=lesions,
+        classes=choice.classes,
+        run={},
+        matches=matches,
+    )
 
 
 @dataclass(slots=True)

@@ -24,6 +24,14 @@ class Grid:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    def oriented(self) -> "Grid":
+        """Give the same grid with its axes in the order that runs closest to RAS."""
+        orientation = orientations.io_orientation(self.affine)
+        sizes = [0, 0, 0]
+        for length, (axis, _) in zip(self.shape, orientation, strict=True):
+            sizes[int(axis)] = length
+        return Grid((sizes[0], sizes[1], sizes[2]), self.affine @ orientations.inv_ornt_aff(orientation, self.shape))
+
     @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in milliliters, also where the axes are not quite at right angles."""

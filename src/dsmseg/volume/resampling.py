@@ -20,11 +20,11 @@ def resample(volume: Volume, spacing: tuple[float, float, float], *, nearest: bo
     Raises:
         InputError: a spacing that is not three positive numbers.
     """
-    return resample_onto(volume, resampled_grid(volume, spacing), nearest=nearest)
+    return resample_onto(volume, resampled_grid(volume.grid, spacing), nearest=nearest)
 
 
-def resampled_grid(volume: Volume, spacing: tuple[float, float, float]) -> Grid:
-    """Give the grid of ``spacing`` whose center is the volume's, ``max(1, round(size * old / new))`` voxels an axis.
+def resampled_grid(grid: Grid, spacing: tuple[float, float, float]) -> Grid:
+    """Give the grid of ``spacing`` with the same center: ``max(1, round(size * old / new))`` voxels an axis.
 
     Raises:
         InputError: a spacing that is not three positive numbers.
@@ -32,12 +32,12 @@ def resampled_grid(volume: Volume, spacing: tuple[float, float, float]) -> Grid:
     target = np.asarray(spacing, dtype=np.float64)
     if target.shape != (3,) or not np.isfinite(target).all() or target.min() <= 0:
         raise InputError(f"the spacing {spacing} is not usable", mend="Give three positive numbers in mm.")
-    old_sizes = np.array(volume.array.shape)
-    ratio = target / np.array(volume.spacing)
+    old_sizes = np.array(grid.shape)
+    ratio = target / np.array(grid.spacing)
     sizes = np.maximum(1, np.rint(old_sizes / ratio)).astype(int)
-    affine = volume.affine.copy()
+    affine = grid.affine.copy()
     affine[:3, :3] *= ratio
-    affine[:3, 3] += volume.affine[:3, :3] @ ((old_sizes - 1) / 2) - affine[:3, :3] @ ((sizes - 1) / 2)
+    affine[:3, 3] += grid.affine[:3, :3] @ ((old_sizes - 1) / 2) - affine[:3, :3] @ ((sizes - 1) / 2)
     return Grid((int(sizes[0]), int(sizes[1]), int(sizes[2])), affine)
 
 
