@@ -29,8 +29,9 @@ mini: $(DEV)
 	@$(BIN)/dsmseg predict mini/benchmark/virtual_lits/imagesTr -o mini/predicted --weights mini/run/mini.safetensors --overwrite
 	@$(BIN)/python benchmarks/mini.py
 
+# Two processes of one thread are faster than one of two. A file's tests stay together: they share what is slow to make.
 test: lint
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(DEV)
 	@$(BIN)/ruff check --quiet

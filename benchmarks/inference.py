@@ -283,7 +283,7 @@ def _dsmseg(job: Job, blobs: Blobs) -> None:
     class Network(nn.Module):
         def forward(self, image: Tensor) -> DSMOutput:
             fields = blobs(image)[:, 1:]
-            anomaly = functional.avg_pool3d(image[:, :1], 4)[:, 0]
+            anomaly = -functional.avg_pool3d(image[:, :1], 4)[:, 0]
             tumors = fields[:, 25:] if fields.shape[1] > 25 else None
             return DSMOutput(fields[:, :25], torch.zeros(1, 25), [], anomaly, tumors, None)
 

@@ -1,8 +1,12 @@
 """What the process may use: a container may hold it below what the machine has."""
 
+import os
+
 import pytest
 
 from dsmseg import resources
+
+resource = pytest.importorskip("resource")
 
 
 def test_at_least_one_core() -> None:
@@ -29,3 +33,19 @@ def test_a_container_s_limit_is_kept_and_where_there_is_none_the_machine_s(tmp_p
             path.write_text(text)
     monkeypatch.setattr(resources, "_LIMIT_FILES", paths)
     assert resources.memory() == (machine if limit is None else limit)
+
+
+def test_what_can_be_had_is_no_more_than_the_machine_has_and_limits_allow(tmp_path, monkeypatch) -> None:
+    assert 0 < resources.available_memory() <= resources.memory()
+    monkeypatch.setattr(resources, "memory", lambda: 10 << 30)
+    page = os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "own").write_text(f"{(3 << 30) // page} {(1 << 30) // page} 0")
+    (tmp_path / "free").write_text(f"MemTotal: 1 kB\nMemAvailable: {2 << 20} kB\n")
+    monkeypatch.setattr(resources, "_OWN_FILE", tmp_path / "own")
+    monkeypatch.setattr(resources, "_FREE_FILE", tmp_path / "free")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert resources.available_memory() == 3 << 30  # free, and held already
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4 << 30, 4 << 30))
+    assert resources.available_memory() == (2 << 30) - resources._MAPPED_BY_THREADS
+    monkeypatch.setattr(resources, "_FREE_FILE", tmp_path / "none")
+    assert resources.available_memory() == 10 << 30

