@@ -165,7 +165,7 @@ def test_two_who_write_the_same_folder_at_once_leave_one_of_the_two_whole(folder
 
 
 def test_what_a_killed_process_leaves_is_removed_and_a_folder_that_lost_its_name_gets_it_back(tmp_path) -> None:
-    old, half, other = (tmp_path / name for name in (".01234567.old.a", ".01234567.a", ".01234567.b"))
+    old, half, other = (tmp_path / name for name in (".01234567-old.a", ".01234567.a", ".01234567.b"))
     for left in (old, half, other):
         left.mkdir()
     (old / "run.json").write_text("{}")

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -306,13 +307,18 @@ def main() -> None:
     """Run the command line of this process, and exit."""
     sys.excepthook = _tell_our_fault
     signal.signal(signal.SIGTERM, _terminate)
-    # While a scan is read, native code's stream is silenced; Python's goes on beside it.
-    sys.stderr = os.fdopen(
-        os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
-    )
+    _keep_error_stream()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     sys.exit(run(sys.argv[1:]))
+
+
+def _keep_error_stream() -> None:
+    """Give Python's error stream a descriptor of its own: while a scan is read, that of native code is silenced."""
+    with suppress(OSError, ValueError):  # one that is no file
+        if sys.stderr is not None:
+            own = os.dup(sys.stderr.fileno())
+            sys.stderr = os.fdopen(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 def _terminate(number: int, _: FrameType | None) -> None:

@@ -18,6 +18,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+_OLD = "-old"  # what a folder that is being replaced is called meanwhile, after its token
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
@@ -85,7 +87,7 @@ def replacing_folder(directory: Path) -> Iterator[Path]:
     """
     token = secrets.token_hex(4)
     temporary = directory.with_name(f".{token}.{directory.name}")
-    replaced = directory.with_name(f".{token}.old.{directory.name}")
+    replaced = directory.with_name(f".{token}{_OLD}.{directory.name}")
     try:
         with telling(directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +108,18 @@ def remove_leftovers(directory: Path) -> None:
 
     Where it was killed between two renames, the old folder gets its name back. What another process is writing stays.
     """
-    for replaced in _beside(directory, "old."):
-        if not os.path.lexists(directory):
-            replaced.rename(directory)
-    for left in [*_beside(directory, ""), *_beside(directory, "old.")]:
-        with suppress(BlockingIOError), _locked(left, wait=False):
+    for replaced in _beside(directory, _OLD):
+        new = replaced.with_name(replaced.name.replace(_OLD, "", 1))
+        with suppress(OSError), _locked(new if new.is_dir() else replaced, wait=False):
+            if not os.path.lexists(directory):
+                replaced.rename(directory)
+    for left in [*_beside(directory, ""), *_beside(directory, _OLD)]:
+        with suppress(OSError), _locked(left, wait=False):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _beside(directory: Path, mark: str) -> list[Path]:
-    name = re.compile(rf"\.[0-9a-f]{{8}}\.{re.escape(mark + directory.name)}")
+    name = re.compile(rf"\.[0-9a-f]{{8}}{mark}\.{re.escape(directory.name)}")
     with suppress(OSError):
         return [entry for entry in directory.parent.iterdir() if name.fullmatch(entry.name) and entry.is_dir()]
     return []

@@ -47,7 +47,9 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
     working = resampled_grid(volume.grid, card.spacing_mm).shape
     need = Need(card, sum(one.numel() for one in loaded.state.values()), len(card.organs) + len(card.tumors) + 1)
     memory, left = need.of(volume.own), resources.available_memory()
-    fitting = {} if memory <= left else {"axial_slices_that_fit": need.slices_that_fit(volume.own, left)}
+    here = {} if left is None else {"memory_here_gb": round(left / 1e9, 1)}
+    if left is not None and memory > left:
+        here["axial_slices_that_fit"] = need.slices_that_fit(volume.own, left)
     return {
         "scan": str(path),
         "shape": list(volume.own.shape),
@@ -66,8 +68,7 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
             "grid_at_its_spacing": list(working),
             "windows_at_most": most_windows(working, card.window, DEFAULT_OVERLAP),
             "memory_gb": round(memory / 1e9, 1),
-            "memory_here_gb": round(left / 1e9, 1),
-            **fitting,
+            **here,
         },
     }
 

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _MODEST_MEMORY = 8 << 30  # assumed where a system does not tell
 _OWN_FILE, _FREE_FILE = Path("/proc/self/statm"), Path("/proc/meminfo")
+_CGROUP_FILE, _CGROUP_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _MAPPED_BY_THREADS = 256 << 20
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -29,25 +32,42 @@ def memory() -> int:
     return total
 
 
-def available_memory() -> int:
+def available_memory() -> int | None:
     """Give the bytes that this process may hold in all: what it holds, and what it can get within all limits.
 
-    Where a system does not tell what is free, that is all of the machine's memory.
+    None where a system does not tell.
     """
-    total = memory()
     try:
         import resource
 
-        pages = [int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in _OWN_FILE.read_text().split()[:2]]
-        lines = dict(line.split(":", 1) for line in _FREE_FILE.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) << 10
+        mapped, held = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in _OWN_FILE.read_text().split()[:2])
+        free = _numbers(_FREE_FILE)["MemAvailable:"] << 10
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     except (ImportError, OSError, ValueError, LookupError):
-        return total
-    mapped, held = pages
-    total = min(total, free + held)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    # What is mapped counts there, be it used or not; threads map some more.
-    return total if limit == resource.RLIM_INFINITY else min(total, max(0, limit - mapped - _MAPPED_BY_THREADS) + held)
+        return None
+    # Of what is mapped all counts, be it used or not; threads map some more.
+    mappable = [] if limit == resource.RLIM_INFINITY else [max(0, limit - mapped - _MAPPED_BY_THREADS) + held]
+    containers = [most - max(0, used - held) for most, used in _containers()]
+    return max(0, min([memory(), free + held, *mappable, *containers]))
+
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """Give limit and use of each container (cgroup, version 2) around this process; caches that can go are no use."""
+    try:
+        inside = next(line[3:] for line in _CGROUP_FILE.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return
+    folder = _CGROUP_ROOT / inside.strip().lstrip("/")
+    while folder.is_relative_to(_CGROUP_ROOT):
+        with suppress(OSError, ValueError, LookupError):  # no limit, or none that can be seen from here
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            yield limit, used - _numbers(folder / "memory.stat")["inactive_file"]
+        folder = folder.parent
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Read lines of a name and a number."""
+    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}
 
 
 def peak_memory() -> int:

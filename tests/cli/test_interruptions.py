@@ -56,7 +56,7 @@ def test_memory_that_runs_out_in_the_network_is_a_failed_case(
 def test_a_scan_for_which_a_limit_from_outside_is_too_low_is_refused_before_anything_is_computed(
     weights: Path, tmp_path: Path
 ) -> None:
-    scan = write_scan(tmp_path / "ct.nii.gz", np.full((400, 400, 500), -1000, dtype=np.int8))
+    scan = write_scan(tmp_path / "ct.nii.gz", np.full((300, 300, 500), -1000, dtype=np.int16))
     program = "import resource, sys, dsmseg.inference; from dsmseg import cli, resources;"
     # What loading has mapped differs from machine to machine: 700 MB more.
     limit = "n = int(open('/proc/self/statm').read().split()[0]) * 4096 + (700 << 20);"
@@ -151,6 +151,12 @@ def test_a_run_that_is_killed_leaves_no_half_case_and_goes_on_when_it_is_started
     assert run_process("-m", "dsmseg", *arguments[1:]).returncode == 0
     assert {path.name for path in output.iterdir()} == {"a", "b"}
     assert all({path.name for path in (output / name).iterdir()} == whole for name in "ab")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes the stream")
+def test_without_an_error_stream_it_runs() -> None:
+    command = f'"{sys.executable}" -m dsmseg weights list 2>&-'
+    assert subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False).returncode == 0  # noqa: S603
 
 
 def test_our_own_fault_exits_with_1_and_asks_to_report_it() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsmseg.inference.lesions import find_lesions
+from dsmseg.inference.lesions import find_lesions, lesion_labels
 from dsmseg.taxonomy import TUMORS, find
 from dsmseg.volume import Volume
 
@@ -102,3 +102,18 @@ def test_the_distance_to_the_scan_s_edge_and_what_it_cuts(axis, steps, from_end)
     assert lesion.truncated == (steps == 0)
     assert lesion.row()["truncated"] == (steps == 0)
     assert lesion.volume_ml > 0
+
+
+def test_a_label_map_of_lesions_has_their_ids():
+    tumors = np.zeros((12, 11, 10), dtype=np.uint8)
+    tumors[1, 1, 1], tumors[3:5, 3, 3], tumors[8:11, 8:10, 8] = TUMOR.id, TUMOR.id, find("Kidney Cyst").id
+    tumors[6, 6:8, 1] = find("Kidney Cyst").id
+    volume = Volume.from_own(np.zeros(tumors.shape, np.float32), np.eye(4))
+    lesions = find_lesions(tumors, np.zeros_like(tumors), TUMORS, volume, tumors)
+    labels = lesion_labels(tumors, TUMORS)
+    assert [lesion.id for lesion in lesions] == [1, 2, 3, 4]
+    for lesion in lesions:
+        mask = labels == lesion.id
+        assert mask.sum() == round(lesion.volume_ml * 1000)
+        assert np.argwhere(mask).mean(axis=0) == pytest.approx(lesion.centroid_mm)
+    assert not lesion_labels(np.zeros_like(tumors), TUMORS).any()

@@ -85,6 +85,8 @@ def test_a_scan_that_does_not_fit_is_refused_with_what_would(need, monkeypatch, 
         refuse_too_large(grid, need, tmp_path / "ct.nii")
     assert f"Give {need.slices_that_fit(grid, 5_000_000_000)} of its 1000 axial slices" in str(caught.value)
     refuse_too_large(a_grid((100, 100, 50)), need, None)
+    monkeypatch.setattr(resources, "available_memory", lambda: None)  # a system that does not tell
+    refuse_too_large(grid, need, None)
     monkeypatch.setattr(resources, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match="Close other programs, take weights"):
         refuse_too_large(grid, need, None)

@@ -1,5 +1,6 @@
 """A folder run: checked first, then case by case, and one bad case stops nothing."""
 
+import json
 import subprocess
 import sys
 import weakref
@@ -10,8 +11,8 @@ import SimpleITK
 import torch
 
 from dsmseg.errors import InputError, OutputError
-from dsmseg.inference import Segmentation, Segmenter, find_cases, predict
-from dsmseg.inference.unchanged import hash_scan
+from dsmseg.inference import Segmentation, Segmenter, find_cases, predict, prediction
+from dsmseg.inference.unchanged import hash_scan, is_unchanged
 
 
 @pytest.fixture
@@ -221,3 +222,53 @@ def test_prediction_loads_neither_monai_nor_lightning():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert run.stdout.strip() == "set()"
+
+
+def test_where_memory_has_no_room_beside_a_scan_each_case_is_written_before_the_next(
+    segmenter, cases, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(prediction, "available_memory", lambda: 1)
+    done = []
+
+    def whole(case, *_):
+        done.append({path.name for path in (tmp_path / "out").iterdir() if (path / "run.json").is_file()})
+
+    results = list(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter, progress=whole))
+    assert [result.case.name for result in results] == ["a", "b", "c"]
+    assert [result.error for result in results] == [None] * 3
+    assert [sorted(one) for one in (done[0], done[-1])] == [[], ["a", "b"]]
+
+
+@pytest.mark.parametrize("failing", ["a", "b", "c"])
+def test_what_was_written_is_told_whatever_then_goes_wrong(segmenter, cases, tmp_path, monkeypatch, failing):
+    save = Segmentation.save
+
+    def save_but_one(self, directory, **options):
+        if directory.name == failing:
+            raise ZeroDivisionError
+        return save(self, directory, **options)
+
+    monkeypatch.setattr(Segmentation, "save", save_but_one)
+    told = []
+    with pytest.raises(ZeroDivisionError):
+        told.extend(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter))
+    written = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
+    assert failing not in written
+
+
+def test_dicom_results_of_which_one_is_gone_are_not_whole(tmp_path):
+    settings = {"dsmseg": "1"}
+    for name in ("report.dcm", "anomaly.nii.gz", "organs.dcm", "ct.nii"):
+        (tmp_path / name).write_bytes(b"")
+    made = {"dsmseg": "1", "input": {"sha256": hash_scan(tmp_path / "ct.nii")}}
+    (tmp_path / "run.json").write_text(json.dumps(made))
+    found = {"organs": [{"voxels": 3}], "tumors": "not searched", "lesions": []}
+    (tmp_path / "statistics.json").write_text(json.dumps(found))
+    assert is_unchanged(tmp_path, tmp_path / "ct.nii", settings, "dicom-seg")
+    (tmp_path / "organs.dcm").unlink()
+    assert not is_unchanged(tmp_path, tmp_path / "ct.nii", settings, "dicom-seg")
+    found["organs"][0]["voxels"] = 0
+    (tmp_path / "statistics.json").write_text(json.dumps(found))
+    assert is_unchanged(tmp_path, tmp_path / "ct.nii", settings, "dicom-seg")
+    (tmp_path / "statistics.json").write_text("{")
+    assert not is_unchanged(tmp_path, tmp_path / "ct.nii", settings, "dicom-seg")

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from dsmseg import resources
 from dsmseg.errors import InputError
-from dsmseg.inference.runtime import choose_runtime
+from dsmseg.inference import Segmenter
+from dsmseg.inference.runtime import choose_runtime, leaving_a_core_free
 
 
 def test_auto_takes_the_processor_where_there_is_no_gpu(monkeypatch):
@@ -33,3 +35,29 @@ def test_an_unknown_device_is_told_in_one_line():
 def test_bfloat16_is_used_only_where_the_processor_has_instructions_for_it(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert choose_runtime("cpu").dtype == dtype
+
+
+def test_a_core_is_left_free_and_the_threads_come_back(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(resources, "cores", lambda: 2)
+    with pytest.raises(ValueError, match="fault"), leaving_a_core_free():
+        assert torch.get_num_threads() == 1
+        raise ValueError("fault")
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(resources, "cores", lambda: 1)
+    with leaving_a_core_free():
+        assert torch.get_num_threads() == 1
+
+
+def test_the_number_of_threads_changes_no_byte(phantom, write_scan):
+    path, segmenter = write_scan(phantom((40, 40, 40))), Segmenter.load("starter", device="cpu")
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(segmenter(path))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert result.organs.tobytes() == results[0].organs.tobytes()
+        assert result.anomaly_levels.tobytes() == results[0].anomaly_levels.tobytes()

@@ -135,7 +135,7 @@ def test_when_the_last_rename_fails_the_old_folder_comes_back(result, tmp_path, 
     rename = segmentation.os.rename
 
     def fail_for_the_new_one(source, target):
-        if target == folder and ".old." not in str(source):
+        if target == folder and "-old." not in str(source):
             raise OSError(errno.EIO, "Input/output error")
         rename(source, target)
 
@@ -180,7 +180,7 @@ def test_when_not_even_the_old_folder_can_be_put_back_it_is_kept(result, tmp_pat
     monkeypatch.setattr(segmentation.os, "rename", fail_after_the_first)
     with pytest.raises(OutputError, match="Input/output error"):
         result.save(folder, overwrite=True)
-    (old,) = tmp_path.glob(".*.old.case")
+    (old,) = tmp_path.glob(".*-old.case")
     assert names_in(old) == FILES
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dsmseg.inference.segmentation import Segmentation
     from dsmseg.volume.dicom_out import Finding
 
+_MOST_LESIONS = 1000  # they would take a minute already
 _NO_SERIES = "the scan did not come from a DICOM series, which DICOM output needs"
 
 
@@ -28,6 +29,12 @@ def write_dicom(folder: Path, segmentation: "Segmentation", statistics: Mapping[
     if segmentation.source is None:
         raise InputError(_NO_SERIES, mend="Give the DICOM folder, or choose nifti or seg.nrrd.")
     run, tumors = segmentation.run, segmentation.chosen("tumor")
+    if len(segmentation.lesions) > _MOST_LESIONS:
+        raise InputError(
+            f"{len(segmentation.lesions)} lesions are more than a report can hold ({_MOST_LESIONS})",
+            where=segmentation.source,
+            mend="Choose nifti or seg.nrrd.",
+        )
     found = {row["name"] for kind in ("organs", "lesions") for row in statistics[kind] if row.get("voxels", 1)}
     write_dicom_results(
         folder,
@@ -36,7 +43,7 @@ def write_dicom(folder: Path, segmentation: "Segmentation", statistics: Mapping[
         organs=Layer(segmentation.organs, list(_organs(statistics))),
         tumors=Layer(lesion_labels(segmentation.tumors, tumors), list(_lesions(segmentation))),
         absent=[one for one in segmentation.classes if one.name not in found],
-        origin=Origin(run["dsmseg"], _settings(run), datetime.fromisoformat(run["date"])),
+        origin=Origin(run["dsmseg"], _settings(run), datetime.fromisoformat(run["date"]).astimezone()),
     )
 
 

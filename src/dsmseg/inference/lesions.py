@@ -1,7 +1,7 @@
 """Lesions: each connected tumor with its size, density, host, score, and what the scan's edge does to it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,42 +68,46 @@ def find_lesions(
 
     ``levels`` are the probabilities of the labels in steps of 1/255.
     """
-    return [
-        _measure(number, tumor, voxels, organ_labels, volume, levels)
-        for number, (tumor, voxels) in enumerate(_connected(tumor_labels, tumors), start=1)
-    ]
+    found = []
+    for tumor, box, parts in _parts(tumor_labels, tumors):
+        for number, part in enumerate(ndimage.find_objects(parts), start=1):
+            corner = [whole.start + side.start for whole, side in zip(box, part, strict=True)]
+            voxels = np.argwhere(parts[part] == number) + corner  # of one lesion at a time: that is 50 bytes a voxel
+            found.append((len(voxels), _measure(tumor, voxels, organ_labels, volume, levels)))
+    found.sort(key=lambda lesion: -lesion[0])
+    return [replace(lesion, id=number) for number, (_, lesion) in enumerate(found, start=1)]
 
 
 def lesion_labels(
     tumor_labels: UInt8[NDArray[np.uint8], "x y z"], tumors: Sequence[StructureClass]
 ) -> UInt16[NDArray[np.uint16], "x y z"]:
-    """Label each lesion by its id, as `find_lesions` gives it."""
+    """Label each lesion by its id, as `find_lesions` gives it. There are at most 65535."""
+    sizes = [np.bincount(parts.ravel())[1:] for _, _, parts in _parts(tumor_labels, tumors)]
+    order = np.argsort(-np.concatenate([*sizes, np.zeros(0, dtype=np.int64)]), kind="stable")
+    ids = np.zeros(len(order), dtype=np.uint16)
+    ids[order] = np.arange(1, len(order) + 1)
     labels = np.zeros(tumor_labels.shape[::-1], dtype=np.uint16).T
-    for number, (_, voxels) in enumerate(_connected(tumor_labels, tumors), start=1):
-        labels[tuple(voxels.T)] = number
+    first = 0
+    for (_, box, parts), of_class in zip(_parts(tumor_labels, tumors), sizes, strict=True):
+        labels[box] += np.append(np.uint16(0), ids[first : first + len(of_class)])[parts]
+        first += len(of_class)
     return labels
 
 
-def _connected(
+def _parts(
     tumor_labels: NDArray[np.uint8], tumors: Sequence[StructureClass]
-) -> list[tuple[StructureClass, NDArray[np.int64]]]:
-    """Give each lesion's class and voxels (voxel, axis), the largest first."""
-    lesions = []
+) -> Iterator[tuple[StructureClass, tuple[slice, ...], NDArray[np.integer[Any]]]]:
+    """Give each class that is there, the box around it, and in that box its lesions, numbered from 1."""
     boxes = ndimage.find_objects(tumor_labels.T)
     for tumor in tumors:
         backwards = boxes[tumor.id - 1] if tumor.id <= len(boxes) else None
-        if backwards is None:
-            continue
-        box = backwards[::-1]
-        parts, _ = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))
-        for number, part_box in enumerate(ndimage.find_objects(parts), start=1):
-            corner = [whole.start + part.start for whole, part in zip(box, part_box, strict=True)]
-            lesions.append((tumor, np.argwhere(parts[part_box] == number) + corner))
-    return sorted(lesions, key=lambda lesion: -len(lesion[1]))
+        if backwards is not None:
+            box = backwards[::-1]
+            parts, _ = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))
+            yield tumor, box, parts
 
 
 def _measure(
-    number: int,
     tumor: StructureClass,
     voxels: NDArray[np.int64],
     organ_labels: NDArray[np.uint8],
@@ -118,7 +122,7 @@ def _measure(
     long_axis, short_axis = _axes_mm(voxels, grid.spacing)
     beyond = np.minimum(voxels.min(axis=0), np.array(grid.shape) - 1 - voxels.max(axis=0))
     return Lesion(
-        id=number,
+        id=0,
         name=tumor.name,
         volume_ml=len(voxels) * grid.voxel_volume_ml,
         centroid_mm=(x, y, z),

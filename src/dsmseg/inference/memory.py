@@ -17,6 +17,8 @@ from dsmseg.volume import Grid, resampled_grid
 _LIBRARIES = 400 << 20
 _WINDOW, _A_WINDOW_VOXEL = 100 << 20, 1000
 _FLOAT = 4
+# Bytes a voxel of the scan with its layers, while lesions are told apart in a box of the scan's size, or it is written.
+_WITH_LESIONS, _WITHOUT_LESIONS = 17, 10
 _FULL_FIELDS = 8  # Boxes of classes overlap, but not each of them fills a slab.
 
 # torch raises RuntimeError: on the CPU it has no kind of its own, and on a GPU there are several.
@@ -46,7 +48,8 @@ class Need:
         """Give all that is taken at a time for a scan of ``grid``, in its own order of axes."""
         own = grid.oriented()
         network = _LIBRARIES + 2 * _FLOAT * self.parameters
-        return network + max(self._prepare(own), self._window(own), 10 * prod(own.shape))
+        afterwards = (_WITH_LESIONS if self.card.tumors else _WITHOUT_LESIONS) * prod(own.shape)
+        return network + max(self._prepare(own), self._window(own), afterwards)
 
     def slices_that_fit(self, grid: Grid, memory: int) -> int:
         """Give how many slices, along the head's axis, of a scan can be segmented within ``memory`` bytes."""
@@ -83,7 +86,7 @@ def refuse_too_large(grid: Grid, need: Need, where: Path | None) -> None:
         InputError: it does. The text says how many of its slices would fit.
     """
     needed, left = need.of(grid), resources.available_memory()
-    if needed <= left:
+    if left is None or needed <= left:
         return
     slices, fitting = grid.oriented().shape[2], need.slices_that_fit(grid, left)
     smaller = f"Give {fitting} of its {slices} axial slices at a time, or close" if fitting else "Close"

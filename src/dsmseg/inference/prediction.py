@@ -4,6 +4,7 @@ While the network sees one case, the next one is read and the last one written, 
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -12,19 +13,19 @@ from math import prod
 from pathlib import Path
 from time import perf_counter
 
-from dsmseg.errors import DsmsegError, OutputError
+from dsmseg.errors import DsmsegError, InputError, OutputError
 from dsmseg.files import remove_leftovers
 from dsmseg.inference.cases import Case
 from dsmseg.inference.dicom_results import check_dicom_source
 from dsmseg.inference.memory import telling_memory
 from dsmseg.inference.runtime import leaving_a_core_free
-from dsmseg.inference.segmentation import FileFormat, Segmentation, files_of, refuse_conflict
+from dsmseg.inference.segmentation import FileFormat, Segmentation, refuse_conflict
 from dsmseg.inference.segmenter import Segmenter
 from dsmseg.inference.unchanged import hash_scan, is_unchanged
 from dsmseg.resources import available_memory
-from dsmseg.volume import Volume, read_scan
+from dsmseg.volume import Volume, read_grid, read_scan
 
-_BESIDE_A_VOXEL = 16  # bytes: a scan that is read, and a result with its scan that is written
+_BESIDE_A_VOXEL = 10  # bytes: of a scan that is read, or of a result with its scan that is written
 CaseProgress = Callable[[Case, int, int], None]
 
 
@@ -76,7 +77,8 @@ def predict(
 
     The output is checked at once, before anything is computed. A case folder that is whole, and was made from the same
     bytes with the same weights and settings, is left as it is unless ``overwrite`` is True. A case that fails, or for
-    which memory runs out, does not stop the others. Where all fail, no new folder stays behind.
+    which memory runs out, does not stop the others. Where all fail, no new folder stays behind. While a scan is read,
+    what is written to the process's standard error is lost: ITK and GDCM print there.
 
     Args:
         cases: what to segment.
@@ -111,10 +113,10 @@ def find_done(cases: Sequence[Case], target: Target, segmenter: Segmenter) -> se
     Raises:
         OutputError: another case's folder exists, and may not be replaced.
     """
-    settings, files, done = segmenter.settings(), files_of(target.file_format), set()
+    settings, done = segmenter.settings(), set()
     for case in cases:
         remove_leftovers(target.folder(case))
-        if not target.overwrite and is_unchanged(target.folder(case), case.path, settings, files):
+        if not target.overwrite and is_unchanged(target.folder(case), case.path, settings, target.file_format):
             done.add(case)
         else:
             refuse_conflict(target.folder(case), overwrite=target.overwrite)
@@ -167,63 +169,81 @@ class _Step:
     segmentation: Segmentation | None = None
     error: DsmsegError | None = None
 
+    @property
+    def voxels(self) -> int:
+        """Count the voxels of its scan."""
+        return 0 if self.volume is None else prod(self.volume.own.shape)
+
 
 def _overlapped(
     cases: Sequence[Case], done: set[Case], target: Target, segmenter: Segmenter, progress: CaseProgress | None
 ) -> Iterator[CaseResult]:
     """Give results in order, each when the next case has been computed or there is none."""
-    todo = iter([case for case in cases if case not in done])
+    todo = deque(case for case in cases if case not in done)
+    pending: deque[Future[CaseResult]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future[_Step] | None = None
-        behind: Future[CaseResult] | None = None
+        held = 0  # voxels of the scan that is being written
         try:
             for case in cases:
-                result: Future[CaseResult]
                 if case in done:
-                    result = Future()
-                    result.set_result(CaseResult(case, target.folder(case), None, 0.0, unchanged=True))
+                    pending.append(Future())
+                    pending[-1].set_result(CaseResult(case, target.folder(case), None, 0.0, unchanged=True))
                 else:
-                    step = (ahead or reader.submit(_read, next(todo), target, segmenter)).result()
-                    room = _has_room(step, segmenter)
-                    if behind is not None and not room:
-                        yield behind.result()
-                        behind = None
-                    following = next(todo, None) if room else None
-                    ahead = reader.submit(_read, following, target, segmenter) if following else None
-                    result = writer.submit(_written, _segmented(step, segmenter, progress), target)
-                    del step  # It holds the scan.
-                if behind is not None:
-                    yield behind.result()
-                behind = result
-                del result  # A result holds a scan, and would live on while the next one is segmented.
+                    step = (ahead or reader.submit(_read, todo.popleft(), target, segmenter)).result()
+                    ahead = None
+                    if pending and not _has_room(step, held, segmenter):
+                        yield pending.popleft().result()
+                        held = 0
+                    if todo and _has_room(step, held + _voxels(todo[0], step), segmenter):
+                        ahead = reader.submit(_read, todo.popleft(), target, segmenter)
+                    held = step.voxels
+                    # No name is given to a result: it holds a scan, and would live on while the next one is segmented.
+                    pending.append(writer.submit(_written, _segmented(step, segmenter, progress), target))
+                    del step
+                if len(pending) > 1:
+                    yield pending.popleft().result()
+            yield from _drained(pending)
         except (Exception, KeyboardInterrupt, SystemExit):
-            if behind is not None:
-                yield behind.result()
+            with suppress(Exception):  # What was finished is told; what matters is on its way already.
+                yield from _drained(pending)
             raise
-        else:
-            if behind is not None:
-                yield behind.result()
         finally:
             if ahead is not None:
                 ahead.cancel()
 
 
-def _has_room(step: _Step, segmenter: Segmenter) -> bool:
-    """Tell whether a scan like this can be read, and one like it be written, while this one is segmented."""
-    if step.volume is None:
+def _drained(pending: "deque[Future[CaseResult]]") -> Iterator[CaseResult]:
+    while pending:
+        yield pending.popleft().result()
+
+
+def _has_room(step: _Step, beside: int, segmenter: Segmenter) -> bool:
+    """Tell whether a scan can be segmented while as many voxels ``beside`` it are read or written."""
+    left = available_memory()
+    if step.volume is None or left is None:
         return True
-    own = step.volume.own
-    return segmenter.need.of(own) + _BESIDE_A_VOXEL * prod(own.shape) <= available_memory()
+    return segmenter.need.of(step.volume.own) + _BESIDE_A_VOXEL * beside <= left
+
+
+def _voxels(case: Case, like: _Step) -> int:
+    """Count the voxels of a case by its header; what has none to tell is taken for one ``like`` the last."""
+    if not case.path.is_file() or case.path.suffix.lower() == ".zip":
+        return like.voxels
+    try:
+        return prod(read_grid(case.path).shape)
+    except InputError:  # told when it is read
+        return 0
 
 
 def _read(case: Case, target: Target, segmenter: Segmenter) -> _Step:
     start = perf_counter()
     try:
         with telling_memory():
+            segmenter.check_memory(case.path)
             digest = hash_scan(case.path)  # before it is read: what is changed meanwhile counts as changed
             if target.file_format == "dicom-seg":
                 check_dicom_source(case.path)  # before anything is computed
-            segmenter.check_memory(case.path)
             volume = read_scan(case.path)
     except DsmsegError as error:
         return _Step(case, perf_counter() - start, error=error)

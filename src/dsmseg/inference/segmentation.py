@@ -1,7 +1,7 @@
 """The result for one scan, and its case folder on disk."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,12 @@ _ALWAYS = frozenset({"anomaly.nii.gz", "statistics.json", _RUN})
 _DICOM_LAYERS = frozenset({"organs.dcm", "tumors.dcm"})  # only where there is something to segment
 
 
-def files_of(file_format: FileFormat) -> frozenset[str]:
-    """Name the files that a case folder always holds."""
+def files_of(file_format: FileFormat, statistics: Mapping[str, Any] | None = None) -> frozenset[str]:
+    """Name the files that a case folder always holds, or that one with these ``statistics`` holds."""
     if file_format == "dicom-seg":
-        return _ALWAYS | {"report.dcm"}
+        found = statistics or {"organs": [], "lesions": []}
+        organs = {"organs.dcm"} if any(row["voxels"] for row in found["organs"]) else set()
+        return _ALWAYS | {"report.dcm"} | organs | ({"tumors.dcm"} if found["lesions"] else set())
     suffix = "nii.gz" if file_format == "nifti" else "seg.nrrd"
     return _ALWAYS | {f"organs.{suffix}", f"tumors.{suffix}"}
 

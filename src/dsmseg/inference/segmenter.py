@@ -74,6 +74,7 @@ class Segmenter:
         if not 0 <= overlap <= 0.9:
             raise InputError(f"the overlap is {overlap}", mend="Give a share from 0 to 0.9.")
         self.card = card
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         chosen = choose_classes(card, classes)
         self.choice = chosen.only(()) if prompts and classes is None else chosen
         self._prompts = Prompts(prompts, card.text_encoder) if prompts else None
@@ -261,13 +262,20 @@ class _Stopwatch:
             yield part
 
 
+def _numbers(affine: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(affine, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise InputError("the affine does not hold numbers", mend="Give it 4 x 4, voxel -> mm RAS.") from error
+
+
 def _as_volume(scan: str | Path | Volume | NDArray[Any], affine: ArrayLike | None) -> Volume:
     if isinstance(scan, np.ndarray):
         if affine is None:
             raise InputError("an array has no place in space", mend="Give its affine, 4 x 4, voxel -> mm RAS.")
         if scan.size == 0 or scan.dtype.kind not in "iuf":
             raise InputError(f"the array {scan.shape} of {scan.dtype} is no scan", mend="Give numbers in HU.")
-        scan = Volume.from_own(scan, np.asarray(affine, dtype=np.float64), dtype=np.float32)
+        scan = Volume.from_own(scan, _numbers(affine), dtype=np.float32)
     elif affine is not None:
         raise InputError("an affine was given for a scan that has its own", mend="Leave the affine out.")
     if isinstance(scan, Volume):

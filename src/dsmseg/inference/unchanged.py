@@ -7,6 +7,7 @@ from typing import Any
 
 from dsmseg.errors import InputError
 from dsmseg.files import checksum
+from dsmseg.inference.segmentation import FileFormat, files_of
 from dsmseg.volume import source_files
 
 
@@ -23,10 +24,11 @@ def hash_scan(scan: Path) -> str | None:
     return hashlib.sha256(f"{names}\0{checksum(paths)}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def is_unchanged(directory: Path, scan: Path, settings: dict[str, Any], files: frozenset[str]) -> bool:
-    """Tell whether a case folder holds all ``files``, and its run.json names this scan's bytes and these settings."""
+def is_unchanged(directory: Path, scan: Path, settings: dict[str, Any], file_format: FileFormat) -> bool:
+    """Tell whether a case folder is whole, and its run.json names this scan's bytes and these settings."""
     try:
         run = json.loads((directory / "run.json").read_text("utf-8"))
+        files = files_of(file_format, json.loads((directory / "statistics.json").read_text("utf-8")))
         if not all((directory / name).is_file() for name in files):
             return False
         if any(run[name] != value for name, value in settings.items()):

@@ -4,10 +4,11 @@ import gzip
 import json
 import logging
 import math
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_nifti(path: Path) -> Stored:
     Raises:
         InputError: damaged, cut short, more than one volume, not real numbers, or without an orientation.
     """
-    with _opened(path) as stream, _quiet_nibabel(), np.errstate(all="ignore"), _finding_damage(path):
+    with _opened(path) as stream, _quiet, np.errstate(all="ignore"), _finding_damage(path):
         image, spatial, affine = _checked(stream, path)
         array = image.dataobj.get_unscaled().reshape(spatial, order="F")
         while stream.read(_CHUNK_BYTES):
@@ -73,7 +74,7 @@ def read_nifti_grid(path: Path) -> Grid:
             shape, affine = _check(known, path)
         else:  # a header with extensions, or a damaged one
             stream.seek(0)
-            with _quiet_nibabel(), np.errstate(all="ignore"):
+            with _quiet, np.errstate(all="ignore"):
                 _, shape, affine = _checked(stream, path)
     return Grid(shape, affine.copy())
 
@@ -109,7 +110,7 @@ def write_nifti(
     image = nibabel.Nifti1Image(own, None, header)
     _set_affine(image, volume.own.affine)
     image.header.set_slope_inter(slope, 0.0)  # set, so that nibabel writes the array as it is
-    with replacing(path) as temporary, _quiet_nibabel():
+    with replacing(path) as temporary, _quiet:
         image.to_filename(temporary)
 
 
@@ -142,7 +143,7 @@ def _check(image: nibabel.Nifti1Image, path: Path) -> tuple[tuple[int, int, int]
 @lru_cache(maxsize=256)
 def _image_of_start(start: bytes) -> nibabel.Nifti1Image | None:
     """Give the image that a file's first bytes describe; many files of a data set begin with the same."""
-    with _quiet_nibabel(), np.errstate(all="ignore"):
+    with _quiet, np.errstate(all="ignore"):
         try:
             return _image(BytesIO(start))
         except _DAMAGE:
@@ -190,13 +191,26 @@ def _set_affine(image: nibabel.Nifti1Image, affine: NDArray[np.float64]) -> None
         image.set_qform(None, code="unknown")
 
 
-@contextmanager
-def _quiet_nibabel() -> Iterator[None]:
-    level = nibabel_logger.level
-    nibabel_logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        nibabel_logger.setLevel(level)
+class _Quiet:
+    """Keeps nibabel and what it calls from logging and warning, until the last of several threads has left."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._undo = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._undo.callback(nibabel_logger.setLevel, nibabel_logger.level)
+                nibabel_logger.setLevel(logging.CRITICAL + 1)
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo.close()
+
+
+_quiet = _Quiet()
