@@ -64,7 +64,8 @@ def test_a_scan_for_which_a_limit_from_outside_is_too_low_is_refused_before_anyt
     arguments = ["predict", str(scan), "-o", str(tmp_path / "out"), "--weights", str(weights)]
     done = run_process("-c", f"{program} sys.exit(cli.run({arguments!r}))")
     assert done.returncode == 2, done.stderr
-    assert "of its 500 axial slices" in one_line(done.stderr)
+    assert "GB can be had here" in one_line(done.stderr)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_finished_before_a_fault_is_told(
