@@ -193,7 +193,7 @@ def _overlapped(
                     step = (ahead or reader.submit(_read, todo.popleft(), target, segmenter)).result()
                     ahead = None
                     if pending and not _has_room(step, held, segmenter):
-                        yield pending.popleft().result()
+                        yield from _told(pending, keep=0)
                         held = 0
                     if todo and _has_room(step, held + _voxels(todo[0], step), segmenter):
                         ahead = reader.submit(_read, todo.popleft(), target, segmenter)
@@ -201,21 +201,23 @@ def _overlapped(
                     # No name is given to a result: it holds a scan, and would live on while the next one is segmented.
                     pending.append(writer.submit(_written, _segmented(step, segmenter, progress), target))
                     del step
-                if len(pending) > 1:
-                    yield pending.popleft().result()
-            yield from _drained(pending)
+                yield from _told(pending, keep=1)
+            yield from _told(pending, keep=0)
         except (Exception, KeyboardInterrupt, SystemExit):
-            with suppress(Exception):  # What was finished is told; what matters is on its way already.
-                yield from _drained(pending)
+            for future in pending:
+                with suppress(Exception):  # What was finished is told; what matters is on its way already.
+                    yield future.result()
             raise
         finally:
             if ahead is not None:
                 ahead.cancel()
 
 
-def _drained(pending: "deque[Future[CaseResult]]") -> Iterator[CaseResult]:
-    while pending:
-        yield pending.popleft().result()
+def _told(pending: "deque[Future[CaseResult]]", *, keep: int) -> Iterator[CaseResult]:
+    """Give the oldest results; one stays pending until it is given, lest an interruption loses it."""
+    while len(pending) > keep:
+        yield pending[0].result()
+        pending.popleft()
 
 
 def _has_room(step: _Step, beside: int, segmenter: Segmenter) -> bool:
