@@ -3,7 +3,7 @@
 
 SHELL := bash
 .NOTPARALLEL:
-.PHONY: help demo mini test lint bench clean FORCE
+.PHONY: help demo mini test test-slow lint bench clean FORCE
 
 BIN := .venv/bin
 DEV := .venv/.ready-dev
@@ -13,7 +13,7 @@ DEMO := $(if $(wildcard $(DEV)),$(DEV),.venv/.ready-demo)
 help:
 	@echo "make demo   segment a real chest CT and look at demo/overview.png"
 	@echo "make mini   train both stages on synthetic bodies, then look for tumors: about 40 minutes"
-	@echo "make test   lint, then every test"
+	@echo "make test   lint, then the tests; make test-slow also those that take minutes each"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  measure against peers"
 	@echo "make clean  remove .venv, caches and the demo's output"
@@ -32,6 +32,9 @@ mini: $(DEV)
 # Two processes of one thread are faster than one of two. A file's tests stay together: they share what is slow to make.
 test: lint
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: lint
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile --slow
 
 lint: $(DEV)
 	@$(BIN)/ruff check --quiet

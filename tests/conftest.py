@@ -11,6 +11,18 @@ settings.load_profile("no_clock")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests too that take minutes on two cores")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-slow"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Give the folder of real scans, or skip."""

@@ -60,6 +60,7 @@ def workers_end(session: int, seconds: float = 20.0) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_with_the_same_bytes_and_leaves_no_remains(tree, whole, tmp_path) -> None:
     store, chance, interrupted = tmp_path / "store", random.Random(3), 0
     for turn in range(20):

@@ -99,6 +99,7 @@ def test_a_run_gives_the_same_bytes_and_outlives_bad_scans_and_dying_workers(ray
         assert contents(results[one.case.name].directory) == contents(one.directory)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_left_ends_its_workers_and_goes_on_where_it_was(ray, write_case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "ab":

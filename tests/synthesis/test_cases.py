@@ -38,6 +38,7 @@ def test_the_same_plan_gives_the_same_bytes_on_every_machine() -> None:
     assert digests(SMALL) == DIGESTS
 
 
+@pytest.mark.slow
 def test_an_older_processor_gives_the_same_bytes() -> None:
     """The libraries choose their code by the processor: an older one is pretended, and numba compiles for any."""
     older = {

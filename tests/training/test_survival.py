@@ -46,6 +46,7 @@ def assert_same_file(first, second) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(stored_recipe, tmp_path) -> None:
     assert start(stored_recipe, tmp_path / "whole").wait() == 0
     chance = random.Random(4)
@@ -144,6 +145,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe, tmp_path) -> None:
     train(load_recipe(stored_recipe, [*ALIKE, "hardware.accumulate=2"]), tmp_path / "one")
@@ -161,7 +163,7 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strategy) -> None:
     """After one step, Adam's first moments are the gradients."""
     single = [*ALIKE, "stage_1.length=1", "stage_2=null"]
