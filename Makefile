@@ -82,7 +82,7 @@ endef
 	fi; \
 	echo "Installing dsmseg[$*] and what it needs into .venv; the first time this takes some minutes"; \
 	export PIP_DISABLE_PIP_VERSION_CHECK=1; \
-	if ! $(BIN)/python -m pip install --no-input -c constraints.txt -e ".[$*]" 2>&1 | tee .venv/install.log \
+	if ! $(BIN)/python -m pip install --no-input --no-compile -c constraints.txt -e ".[$*]" 2>&1 | tee .venv/install.log \
 	  | awk '/(Downloading|Using cached) .*[0-9] [MG]B/ \
 	      { split($$2, wheel, "-"); print "  " $$1, wheel[1], wheel[2], $$3, $$4; fflush() } \
 	    /^Installing collected/ { print "  Unpacking"; fflush() }'; then \

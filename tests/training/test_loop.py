@@ -50,7 +50,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(recipe_file, tmp_path, 
     assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_both_stages_run_one_after_the_other_and_go_on_from_either(stored_recipe, tmp_path, monkeypatch, step) -> None:
     recipe = load_recipe(stored_recipe)
     whole = train(recipe, tmp_path / "whole")
@@ -88,6 +88,7 @@ def test_stage_2_starts_from_the_weights_of_stage_1(stored_recipe, tmp_path) -> 
             torch.testing.assert_close(second[name].float(), tensor.float(), atol=2e-3, rtol=2e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_training_learns_a_single_draw(recipe_file, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(patches, "BLOCK", 1)
     gentle = ["stage_1.learning_rate=3e-4", "stage_1.warm_up=5", "stage_1.cool_down=1", "stage_1.length=30"]

@@ -46,6 +46,7 @@ def test_weights_of_another_preset_are_no_start(stored_recipe, tmp_path) -> None
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_recomputed_activations_learn_the_same(stored_recipe, tmp_path) -> None:
     plain = ["patch.size=[64,32,32]"]
     train(load_recipe(stored_recipe, plain), tmp_path / "plain")
@@ -68,6 +69,7 @@ def test_a_dry_run_tells_what_it_would_be_and_keeps_nothing(stored_recipe, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_and_change_nothing(stored_recipe, tmp_path) -> None:
     train(load_recipe(stored_recipe), tmp_path / "plain")
     train(load_recipe(stored_recipe, ["reporting.pictures_every=2"]), tmp_path / "drawn")
@@ -90,6 +92,7 @@ def test_pictures_have_the_patient_s_right_on_the_left(tmp_path) -> None:
     assert first[:, -100:-60].mean() < 0.1
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_what_the_log_gets_once(stored_recipe, tmp_path, monkeypatch) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     recipe = load_recipe(stored_recipe, ["reporting.tensorboard=true", "stage_2.length=5"])

@@ -181,6 +181,7 @@ def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strate
     assert checkpoint.verify(tmp_path / "two" / "stored.safetensors").stage == 1
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_go_on_with_stops_both_and_is_saved(stored_recipe, tmp_path) -> None:
     (tmp_path / "store" / "lits" / "2" / "image.b2nd").write_bytes(b"nothing")
     many = [*ALIKE, "stage_1.length=60", "stage_2=null", "reporting.state_every=1000"]
