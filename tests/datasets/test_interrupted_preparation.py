@@ -99,6 +99,7 @@ def test_ctrl_c_ends_at_once_and_what_was_finished_stays(tree, whole, tmp_path) 
     assert contents(store) == contents(whole)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_makes_no_difference(tree, whole, tmp_path) -> None:
     assert start(tree, tmp_path / "store", workers=3).wait() == 0
     assert contents(tmp_path / "store") == contents(whole)

@@ -105,6 +105,7 @@ def test_clean_takes_nothing_of_a_set_whose_hidden_test_scans_cannot_be_compared
     assert count == 1
 
 
+@pytest.mark.slow
 def test_clean_takes_such_a_set_when_all_tests_are_there_and_finds_the_copies(store, put) -> None:
     tests = [key for key, part in parts("clean").items() if part != "training" and key[0] in TEST_SETS]
     for seed, (dataset, case) in enumerate(tests):

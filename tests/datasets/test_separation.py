@@ -100,7 +100,7 @@ forms = st.tuples(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.sampled_from(RULES), forms, st.booleans())
 def test_a_mirrored_body_is_parted_alike_with_its_sides_exchanged(rule, form, knows_middle):
     forward, up, first, second, bridge = form

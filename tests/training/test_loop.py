@@ -97,6 +97,7 @@ def test_training_learns_a_single_draw(recipe_file, tmp_path, monkeypatch) -> No
     assert log[-1]["mask"] < 0.7 * log[0]["mask"]
 
 
+@pytest.mark.slow
 def test_tumors_are_learned_from_a_store(stored_recipe, tmp_path) -> None:
     course = "{length: 20 steps, learning_rate: 1.0e-3, warm_up: 3 steps, cool_down: 3 steps}"
     plain = ["augmentation={rotation_chance: 0, scale_chance: 0, elastic_chance: 0, gamma_chance: 0}"]
