@@ -127,7 +127,7 @@ def test_a_request_to_terminate_is_one_line_and_143_and_what_is_being_written_is
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal there")
-@pytest.mark.parametrize("moment", ["write_nifti", "replacing_folder"])
+@pytest.mark.parametrize("moment", [pytest.param("write_nifti", marks=pytest.mark.slow), "replacing_folder"])
 def test_a_run_that_is_killed_leaves_no_half_case_and_goes_on_when_it_is_started_again(
     moment: str, weights: Path, tmp_path: Path
 ) -> None:

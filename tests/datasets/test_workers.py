@@ -12,6 +12,8 @@ import pytest
 from dsmseg.datasets.workers import Task, memory_limit, run_all
 from dsmseg.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def square(number: int) -> int:
     return number * number

@@ -60,7 +60,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(stor
         assert_same_file(tmp_path / "whole" / f"{name}.safetensors", tmp_path / "killed" / f"{name}.safetensors")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM)]
+)
 def test_ctrl_c_saves_and_says_how_to_go_on(stored_recipe, tmp_path, number) -> None:
     settings = [*LONGER, "reporting.state_every=1000", "stage_1.length=100000"]
     process = subprocess.Popen(  # noqa: S603
