@@ -39,6 +39,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from measuring import nnunet_plans
+
 WINDOW = 96, 96, 96
 OVERLAP = 0.25  # ours and MONAI's default
 NNUNET_STEP = 0.5  # its default
@@ -363,7 +365,7 @@ def _nnunet(job: Job, blobs: Blobs) -> None:
 
     labels = {"background": 0} | {f"class {number}": number for number in range(1, 1 + len(job.places))}
     about = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
-    plans = PlansManager(_plans(job.spacing))
+    plans = PlansManager(nnunet_plans((job.spacing,) * 3, WINDOW, HU_WINDOWS[0]))
     configuration = plans.get_configuration("3d_fullres")
     predictor = nnUNetPredictor(
         NNUNET_STEP,
@@ -391,26 +393,6 @@ def _windows(shape: Sequence[int], step: float) -> int:
     return prod(
         max(0, ceil((length - width) / (width * step))) + 1 for length, width in zip(shape, WINDOW, strict=True)
     )
-
-
-def _plans(spacing: float) -> Result:
-    """Give nnU-Net's plans as its planner writes them for CT, but with our spacing, and HU scaled to [0, 1] as ours."""
-    low, high = HU_WINDOWS[0]
-    scaling = {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
-    configuration: Result = {"spacing": [spacing] * 3, "patch_size": list(WINDOW), "architecture": {}}
-    configuration |= {"normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False]}
-    for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-        options = {"is_seg": what == "seg", "order": order, "order_z": 0, "force_separate_z": None}
-        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
-        configuration[f"resampling_fn_{what}_kwargs"] = options
-    return {
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": scaling},
-        "configurations": {"3d_fullres": configuration},
-    }
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Job, Blobs], None]]] = {

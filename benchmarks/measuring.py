@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,6 +49,26 @@ def peak_memory(step: Step) -> int | None:
     before = _status("VmRSS")
     step()
     return round((_status("VmHWM") - before) / 1000)
+
+
+def nnunet_plans(spacing: Sequence[float], patch: Sequence[int], hu_window: tuple[float, float]) -> dict[str, Any]:
+    """Give nnU-Net's plans as its planner writes them for CT, but with our spacing, and HU scaled to [0, 1] as ours."""
+    low, high = hu_window
+    scaling = {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
+    configuration: dict[str, Any] = {"spacing": list(spacing), "patch_size": list(patch), "architecture": {}}
+    configuration |= {"normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False]}
+    for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        options = {"is_seg": what == "seg", "order": order, "order_z": 0, "force_separate_z": None}
+        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{what}_kwargs"] = options
+    return {
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": scaling},
+        "configurations": {"3d_fullres": configuration},
+    }
 
 
 def _synchronize() -> None:

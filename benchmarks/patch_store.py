@@ -33,7 +33,7 @@ from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.taxonomy import by_id, find
 from dsmseg.volume import read_labels, read_scan, resample, resample_onto
 
-from measuring import in_turns, seconds
+from measuring import in_turns, nnunet_plans, seconds
 
 SIZE = 96, 96, 96
 SETTINGS = Settings()
@@ -213,7 +213,10 @@ def _nnunet(tree: Path, folder: Path) -> Iterator[Way]:
     except ImportError as error:
         print(json.dumps({"way": "nnU-Net", "left_out": str(error), "install": NNUNET}), flush=True)
         return
-    plans, about = PlansManager(_plans()), json.loads((tree / "dataset.json").read_text())
+    plans, about = (
+        PlansManager(nnunet_plans(SETTINGS.spacing, SIZE, SETTINGS.hu_window)),
+        json.loads((tree / "dataset.json").read_text()),
+    )
     save = partial(DefaultPreprocessor(verbose=False).run_case_save, plans_manager=plans, dataset_json=about)
     save = partial(save, configuration_manager=plans.get_configuration("3d_fullres"))
     cases = {str(folder / label.name.split(".")[0]): ([str(image)], str(label)) for image, label in _pairs(tree)}
@@ -230,25 +233,6 @@ def _nnunet(tree: Path, folder: Path) -> Iterator[Way]:
         return torch.from_numpy(crop_and_pad_nd(image, box, 0)).float(), torch.from_numpy(codes)
 
     yield Way("nnU-Net, nnUNetDatasetBlosc2", read, _megabytes(folder) / len(cases), taken / len(cases))
-
-
-def _plans() -> dict[str, Any]:
-    """Give nnU-Net's plans as its planner writes them for CT, but with our spacing and window, scaled to [0, 1]."""
-    low, high = SETTINGS.hu_window
-    window = {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
-    configuration = {"spacing": list(SETTINGS.spacing), "patch_size": list(SIZE), "architecture": {}}
-    configuration |= {"normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False]}
-    for what, order in (("data", 3), ("seg", 1)):
-        options = {"is_seg": what == "seg", "order": order, "order_z": 0, "force_separate_z": None}
-        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
-        configuration[f"resampling_fn_{what}_kwargs"] = options
-    return {
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": window},
-        "configurations": {"3d_fullres": configuration},
-    }
 
 
 def _formats(cases: Sequence[StoredCase], folder: Path) -> Iterator[Way]:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -23,7 +23,7 @@ from dsmseg.cli_options import STYLE, AsJson
 from dsmseg.errors import DsmsegError, InputError
 
 if TYPE_CHECKING:
-    from dsmseg.inference import CaseResult
+    from dsmseg.inference import Case, CaseResult
     from dsmseg.training.recipe import Recipe
 
 DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
@@ -82,20 +82,20 @@ def predict(
     cases = inference.find_cases(inputs)
     names, rows = [case.name for case in cases], list[dict[str, Any]]()
     how: dict[str, Any] = {"file_format": file_format, "overwrite": overwrite}
-    load: dict[str, Any] = {"device": device, "overlap": overlap, "classes": classes, "prompts": tuple(prompts or ())}
+    load = {
+        "weights": weights,
+        "device": device,
+        "overlap": overlap,
+        "classes": classes,
+        "prompts": tuple(prompts or ()),
+    }
     try:
         with console.progress("Loading the weights" if cluster is None else "Starting the workers") as progress:
-
-            def show(case: inference.Case, done: int, total: int) -> None:
-                progress.step(f"{case.name} ({cases.index(case) + 1} of {len(cases)})", done, total)
-
             if cluster is None:
-                segmenter = inference.Segmenter.load(weights, **load)
-                results = inference.predict(cases, output, segmenter=segmenter, progress=show, **how)
+                results = _predict_here(cases, output, load, how, progress)
             else:
                 from dsmseg.inference.cluster import predict_on_cluster
 
-                load["weights"] = weights
                 results = predict_on_cluster(cases, output, address=cluster, workers=workers, load=load, **how)
             for result in results:
                 rows.append(_row(result))
@@ -209,6 +209,18 @@ def _how_it_goes(entry: dict[str, float], recipe: "Recipe", steps: int) -> str:
     terms = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name not in others)
     speed, left = recipe.batch.size / entry["seconds"], (steps - entry["step"]) * entry["seconds"] / 60
     return f"{terms}; {speed:.2f} patches/s, {left:.0f} min left, {entry['memory (GB)']:.1f} GB"
+
+
+def _predict_here(
+    cases: Sequence["Case"], output: Path, load: dict[str, Any], how: dict[str, Any], progress: console.Progress
+) -> Iterator["CaseResult"]:
+    from dsmseg import inference
+
+    def show(case: inference.Case, done: int, total: int) -> None:
+        progress.step(f"{case.name} ({cases.index(case) + 1} of {len(cases)})", done, total)
+
+    segmenter = inference.Segmenter.load(**load)
+    return inference.predict(cases, output, segmenter=segmenter, progress=show, **how)
 
 
 def _row(result: "CaseResult") -> dict[str, Any]:

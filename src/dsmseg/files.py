@@ -130,7 +130,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a folder against `remove_leftovers`; where a system has no locks on folders, nothing is held.
 
     Raises:
-        BlockingIOError: another process holds it, and ``wait`` is False.
+        OSError: another process holds it, or nothing can be held, and ``wait`` is False.
     """
     if fcntl is None:
         if not wait:
@@ -141,11 +141,9 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
+        except OSError:  # another process holds it, or the file system has no locks
             if not wait:
-                raise BlockingIOError from None
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -45,7 +45,7 @@ def describe_scan(path: Path, weights: str = "starter") -> dict[str, Any]:
     low, middle, high = np.percentile(volume.array, (1, 50, 99)).tolist()
     size_mm = [count * step for count, step in zip(volume.own.shape, volume.own.spacing, strict=True)]
     working = resampled_grid(volume.grid, card.spacing_mm).shape
-    need = Need(card, sum(one.numel() for one in loaded.state.values()), len(card.organs) + len(card.tumors) + 1)
+    need = Need.of_weights(card, loaded.state.values())
     memory, left = need.of(volume.own), resources.available_memory()
     here = {} if left is None else {"memory_here_gb": round(left / 1e9, 1)}
     if left is not None and memory > left:

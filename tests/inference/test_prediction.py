@@ -254,6 +254,7 @@ def test_what_was_written_is_told_whatever_then_goes_wrong(segmenter, cases, tmp
         told.extend(predict(find_cases([cases]), tmp_path / "out", segmenter=segmenter))
     written = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
     assert failing not in written
+    assert {result.case.name for result in told} == written
 
 
 def test_dicom_results_of_which_one_is_gone_are_not_whole(tmp_path):

@@ -1,11 +1,13 @@
 """Memory: what a scan needs, told before it is taken; and where it runs out all the same, the caller's to mend."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+
+from torch import Tensor
 
 from dsmseg import resources
 from dsmseg.checkpoint import Card
@@ -43,6 +45,12 @@ class Need:
     card: Card
     parameters: int
     fields: int
+
+    @classmethod
+    def of_weights(cls, card: Card, parameters: Iterable[Tensor]) -> "Need":
+        """Take a card, and the tensors that a network has: all its classes are blended."""
+        fields = len(card.organs) + len(card.tumors) + 1
+        return cls(card, sum(one.numel() for one in parameters), fields)
 
     def of(self, grid: Grid) -> int:
         """Give all that is taken at a time for a scan of ``grid``, in its own order of axes."""

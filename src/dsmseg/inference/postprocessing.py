@@ -58,7 +58,7 @@ def drop_fragments(
     interpolation: Interpolation,
 ) -> None:
     """Erase, in place, each organ's parts (sharing faces) that are small beside its largest part; from claims too."""
-    boxes = boxes_of(labels)
+    boxes = _boxes_of(labels)
     for organ in organs:
         present = claims.mask(organ)
         box = bounding_box(present)
@@ -102,7 +102,7 @@ def confine_to_hosts(
         spacing_mm: of the working grid, x, y, z.
     """
     far: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-    boxes = boxes_of(labels)
+    boxes = _boxes_of(labels)
     for tumor in tumors:
         if tumor.id not in boxes or not hosts.keys() >= set(tumor.hosts):
             continue
@@ -111,7 +111,7 @@ def confine_to_hosts(
         erase(labels, tumor.id, far[tumor.hosts], interpolation, over=0.5, within=boxes[tumor.id])
 
 
-def boxes_of(labels: UInt8[NDArray[np.uint8], "z y x"]) -> dict[int, tuple[slice, ...]]:
+def _boxes_of(labels: UInt8[NDArray[np.uint8], "z y x"]) -> dict[int, tuple[slice, ...]]:
     """Give the smallest box around each label that is there."""
     return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
 

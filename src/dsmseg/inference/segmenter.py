@@ -81,8 +81,7 @@ class Segmenter:
         self._overlap = overlap
         self._runtime = choose_runtime(device)
         placed = network.to(self._runtime.device).eval()
-        fields = len(self.choice.known_organs) + len(self.choice.known_tumors) + 1
-        self.need = Need(card, sum(one.numel() for one in network.parameters()), fields)
+        self.need = Need.of_weights(card, network.parameters())
         self._network = convert_conv3d_weight_memory_format(placed, torch.channels_last_3d)
 
     @classmethod

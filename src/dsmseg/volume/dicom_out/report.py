@@ -8,13 +8,7 @@ from typing import Any
 from dsmseg.files import replacing
 from dsmseg.taxonomy import Code, StructureClass
 from dsmseg.volume.dicom_out.extra import dicom_packages, unwarned
-from dsmseg.volume.dicom_out.origin import (
-    MAKER,
-    Origin,
-    equipment,
-    finish,
-    tracking_uid,
-)
+from dsmseg.volume.dicom_out.origin import MAKER, Origin, equipment, finish, tracking_uid
 from dsmseg.volume.dicom_out.segmentation import SeriesTitle, WrittenSegmentation, unquotable
 from dsmseg.volume.dicom_out.segments import (
     ARTIFICIAL_INTELLIGENCE,
