@@ -213,10 +213,8 @@ def _nnunet(tree: Path, folder: Path) -> Iterator[Way]:
     except ImportError as error:
         print(json.dumps({"way": "nnU-Net", "left_out": str(error), "install": NNUNET}), flush=True)
         return
-    plans, about = (
-        PlansManager(nnunet_plans(SETTINGS.spacing, SIZE, SETTINGS.hu_window)),
-        json.loads((tree / "dataset.json").read_text()),
-    )
+    plans = PlansManager(nnunet_plans(SETTINGS.spacing, SIZE, SETTINGS.hu_window))
+    about = json.loads((tree / "dataset.json").read_text())
     save = partial(DefaultPreprocessor(verbose=False).run_case_save, plans_manager=plans, dataset_json=about)
     save = partial(save, configuration_manager=plans.get_configuration("3d_fullres"))
     cases = {str(folder / label.name.split(".")[0]): ([str(image)], str(label)) for image, label in _pairs(tree)}
