@@ -7,8 +7,10 @@ from torch import nn
 
 from dsmseg.inference import blending
 from dsmseg.inference.blending import SlidingWindow, Tiling
+from dsmseg.inference.boxes import as_slices
 from dsmseg.inference.runtime import Runtime
 from dsmseg.model import DSMOutput
+from dsmseg.volume.body import bounding_box
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 LIVER = 6
@@ -34,18 +36,25 @@ class Whole:
                 masks = getattr(slab, name)
                 fields = masks.sums * masks.shares
                 assert fields.shape[-1] == slab.stop - slab.start
+                over, boxes = over_half(masks)
                 for number, field in enumerate(fields):
                     assert torch.equal(masks.backwards(number), field.permute(2, 1, 0))
-                    assert np.array_equal(
-                        masks.over_half(number)[clear := (field - 0.5).abs().numpy() > 1e-6],
-                        (field > 0.5).numpy()[clear],
-                    )
+                    clear = (field - 0.5).abs().numpy() > 1e-6
+                    assert np.array_equal(over[number][clear], (field > 0.5).numpy()[clear])
+                    assert boxes[number] == bounding_box(over[number])
                 if kept and slab.new > slab.start:
                     torch.testing.assert_close(fields[..., :1], kept[-1][..., -1:])
                 kept.append(fields[..., slab.new - slab.start :].clone())
         for name, kept in parts.items():
             setattr(self, name, torch.cat(kept, dim=-1))
         self.anomaly = self.anomaly[0]
+
+
+def over_half(masks):
+    """Give where each mask is more than one half, (class, x, y, z), and the boxes around."""
+    bits = np.zeros(((len(masks) + 7) // 8, *reversed(masks.halves.shape)), dtype=np.uint8)
+    boxes = masks.boxes(bits)
+    return np.unpackbits(bits, axis=0)[: len(masks)].transpose(0, 3, 2, 1) > 0, as_slices(boxes)
 
 
 class EachVoxelForItself(nn.Module):

@@ -9,6 +9,7 @@ from dsmseg.inference.restoring import Interpolation, restore_labels
 from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.taxonomy import ORGANS, find
 from dsmseg.volume import Grid
+from dsmseg.volume.body import bounding_box
 
 SPACING = (3.0, 3.0, 3.0)
 
@@ -24,10 +25,10 @@ def after_dropping(fields, names, interpolation=None):
     organs = [find(name) for name in names]
     interpolation = interpolation or same_grid(fields.shape[1:])
     claims = Claims(organs, tuple(fields.shape[1:]))
-    for organ, field in zip(organs, fields, strict=True):
-        claims.add(organ, 0, (field > 0.5).numpy().T)
+    masks = SoftMasks.of(fields.permute(0, 3, 2, 1))
+    boxes = claims.add(masks, 0)
     labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
-    restore_labels(SoftMasks.of(fields.permute(0, 3, 2, 1)), [one.id for one in organs], interpolation, labels)
+    restore_labels(masks, [one.id for one in organs], boxes, interpolation, labels)
     drop_fragments(labels, claims, organs, interpolation)
     return labels, claims
 
@@ -79,19 +80,23 @@ def test_absent_organs_are_left_alone():
 def test_claims_are_what_was_added_slab_by_slab(count):
     fields = torch.rand(count, 6, 4, 3, generator=torch.Generator().manual_seed(0))
     claims = Claims(ORGANS[:count], (6, 4, 3))
+    slices = SoftMasks.of(fields.permute(0, 3, 2, 1))
+    for start, stop in ((0, 2), (1, 6)):
+        part = SoftMasks.of(slices.sums[..., start:stop])
+        assert len(claims.add(part, start)) == count
     for organ, field in zip(ORGANS, fields, strict=False):
-        claims.add(organ, 0, (field[:2] > 0.5).numpy().T)
-        claims.add(organ, 1, (field[1:] > 0.5).numpy().T)
-    for organ, field in zip(ORGANS, fields, strict=False):
-        assert np.array_equal(claims.mask(organ), (field > 0.5).numpy())
+        mask = (field > 0.5).numpy()
+        assert np.array_equal(claims.mask(organ), mask)
+        box = claims.box(organ)
+        assert box == bounding_box(mask)
+        assert np.array_equal(claims.mask(organ, box), mask[box])
 
 
 def confined(host, *, tumor="Liver Tumor", known=("Liver",), spacing=3.0):
     """Give where a tumor that was everywhere is left; ``host`` is the mask (z, y, x) of each known organ."""
     organs = {name: find(name) for name in known}
     claims = Claims(list(organs.values()), host.shape)
-    for organ in organs.values():
-        claims.add(organ, 0, host.T)
+    claims.add(SoftMasks.of(torch.from_numpy(np.stack([host.T] * len(organs)).astype(np.float32))), 0)
     labels = np.full(host.shape, find(tumor).id, dtype=np.uint8)
     confine_to_hosts(labels, [find(tumor)], organs, claims, same_grid(host.shape), (spacing,) * 3)
     return labels > 0

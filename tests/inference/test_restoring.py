@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dsmseg.inference import restoring
+from dsmseg.inference import boxes
 from dsmseg.inference.restoring import Interpolation, Restoring, erase, restore_field, restore_labels
 from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.volume import Grid
 
 STEP = 0.51 / 255
-EVERYWHERE = (slice(0, None),) * 3
+SOURCE, WHOLE = ((slice(0, 1), slice(0, 1), slice(0, length)) for length in (5, 13))
 
 
 def a_grid(shape, spacing, origin, rotation=None) -> Grid:
@@ -31,7 +31,8 @@ def restored_field(field, interpolation):
 
 def restored_labels(fields, ids, interpolation, scores=None):
     labels = np.zeros(interpolation.target_shape, dtype=np.uint8)
-    restore_labels(SoftMasks.of(fields), ids, interpolation, labels, scores)
+    masks = SoftMasks.of(fields)
+    restore_labels(masks, ids, masks.boxes(), interpolation, labels, scores)
     return labels.T
 
 
@@ -92,7 +93,7 @@ def test_slabs_do_not_show(monkeypatch):
     interpolation = Interpolation.between(source, target)
     fields = torch.rand(4, 8, 9, 7, generator=torch.Generator().manual_seed(0))
     whole = restored_labels(fields, [1, 2, 3, 4], interpolation), restored_field(fields[0], interpolation)
-    monkeypatch.setattr(restoring, "_SLAB_VOXELS", 1500)
+    monkeypatch.setattr(boxes, "_SLAB_VOXELS", 1500)
     sliced = restored_labels(fields, [1, 2, 3, 4], interpolation), restored_field(fields[0], interpolation)
     assert np.array_equal(whole[0], sliced[0])
     np.testing.assert_allclose(whole[1], sliced[1], atol=2 * STEP)
@@ -112,7 +113,8 @@ def test_slices_that_come_a_few_at_a_time_give_what_all_at_once_give(
         start, stop = max(0, new - 1), min(new + at_once, source_size[2])
         rows, part = restoring.advance(start, stop)
         covered += range(rows.start, rows.stop)
-        restore_labels(SoftMasks.of(fields[..., start:stop]), [3, 4], part, labels[rows])
+        masks = SoftMasks.of(fields[..., start:stop])
+        restore_labels(masks, [3, 4], masks.boxes(), part, labels[rows])
     assert covered == list(range(target_size[2]))
     differs = restored_labels(fields, [3, 4], interpolation) != labels.T
     scores = np.stack([by_map_coordinates(field, source, target) for field in fields.numpy()])
@@ -135,12 +137,12 @@ def test_what_is_erased_is_one_label_as_far_as_the_mask_reaches():
     where = np.array([0, 1, 0, 0, 0], dtype=bool).reshape(1, 1, 5)
     labels = np.array([7] * 5 + [2] + [7] * 7, dtype=np.uint8).reshape(1, 1, 13)
     half = labels.copy()
-    erase(labels, 7, where, interpolation, over=0.0, within=EVERYWHERE)
+    erase(labels, 7, where, SOURCE, interpolation, over=0.0, within=WHOLE)
     assert labels.ravel().tolist() == [7, 0, 0, 0, 0, 2] + [7] * 7
-    erase(half, 7, where, interpolation, over=0.5, within=EVERYWHERE)
+    erase(half, 7, where, SOURCE, interpolation, over=0.5, within=WHOLE)
     assert half.ravel().tolist() == [7, 7, 0, 0, 0, 2] + [7] * 7
     only_there = np.full((1, 1, 13), 7, dtype=np.uint8)
-    erase(only_there, 7, where, interpolation, over=0.0, within=(slice(0, 1), slice(0, 1), slice(4, 9)))
+    erase(only_there, 7, where, SOURCE, interpolation, over=0.0, within=(slice(0, 1), slice(0, 1), slice(4, 9)))
     assert only_there.ravel().tolist() == [7, 7, 7, 7, 0, 0, *[7] * 7]
 
 

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsmseg.inference import kernels
+from dsmseg.inference.boxes import EVERYWHERE, Boxes, nowhere, shifted, union
 from dsmseg.inference.runtime import Runtime
 from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.inference.windows import Size, Slices, channels, gaussian_weights, padding_to, place_windows
 from dsmseg.model import DSMOutput
+from dsmseg.model.kernels import in_threads
 
 Progress = Callable[[int, int], None]
 
@@ -73,6 +76,36 @@ class Slab:
     anomaly: SoftMasks
 
 
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """Logits of some windows in main memory, and which channels of them are fields."""
+
+    logits: NDArray[np.float32]
+    channels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "window channel x y z"], channels: Sequence[int]) -> "_Masks":
+        """Take some channels. In main memory, all stay where they are: 45 of a window of 96^3 take 160 MB."""
+        if logits.device.type != "cpu" and len(channels) < logits.shape[1]:
+            logits, channels = logits[:, list(channels)], range(len(channels))
+        return cls(logits.float().cpu().contiguous().numpy(), np.asarray(channels, dtype=np.int64))
+
+    def add(
+        self,
+        window: int,
+        fields: NDArray[np.float32],
+        boxes: Boxes,
+        corner: Sequence[int],
+        weights: NDArray[np.float32],
+    ) -> None:
+        """Add the soft masks of a window to ``fields`` at a corner (x, y, z), see `kernels.add_sigmoid`."""
+        logits, channels = self.logits[window], self.channels
+        in_threads(
+            lambda first, last: kernels.add_sigmoid(first, last, logits, channels, weights, fields, boxes, *corner),
+            len(channels),
+        )
+
+
 class SlidingWindow:
     """Runs a network over all windows that hold body, and blends its soft masks, weighing each by a Gaussian."""
 
@@ -115,35 +148,41 @@ class SlidingWindow:
         total = torch.zeros(self._tiling.fields, *self._hu.shape[:2], height)
         weight = torch.zeros(*self._hu.shape[:2], height)
         base, end, done = 0, self._hu.shape[2], 0
+        reach: list[Boxes] = []  # of the windows of each height
         for start, layer in groupby(self.windows, key=lambda one: one[2].start):
-            yield from self._finished(total, weight, base, start)
+            yield from self._finished(total, weight, reach, base, start)
             _move_down(total, start - base)
             _move_down(weight, start - base)
             base = start
-            for count in self._add_layer(list(layer), total[..., 1:], weight[..., 1:]):
+            reach.append(nowhere(len(total)))
+            for count in self._add_layer(list(layer), total, weight, reach[-1]):
                 done += count
                 if self._progress is not None:
                     self._progress(done, len(self.windows))
-        yield from self._finished(total, weight, base, end)
+            reach[-1] = shifted(reach[-1], (0, 0, base - 1))  # their lowest slice is slice 1
+        yield from self._finished(total, weight, reach, base, end)
 
-    def _add_layer(self, layer: Sequence[Slices], total: Tensor, weight: Tensor) -> Iterator[int]:
+    def _add_layer(self, layer: Sequence[Slices], total: Tensor, weight: Tensor, boxes: Boxes) -> Iterator[int]:
         """Add windows of one height, and give how many were added each time."""
         window_weight = gaussian_weights(self._tiling.size)
+        sums, weights = total.numpy(), window_weight.numpy()
         for first in range(0, len(layer), self._runtime.windows_at_once):
             batch = layer[first : first + self._runtime.windows_at_once]
             image = torch.cat([channels(self._hu[window], self._tiling.hu_windows) for window in batch])
-            place = 0
-            for fields in self._fields(image):
-                kept = slice(place, place := place + fields.shape[1])
-                for window, of_window in zip(batch, fields, strict=True):
-                    total[kept, window[0], window[1]].addcmul_(of_window, window_weight)
-            for window in batch:
-                weight[window[0], window[1]] += window_weight
+            masks, anomaly = self._look(image)
+            for number, (x, y, _) in enumerate(batch):
+                field = 0
+                for mask in masks:
+                    fields = slice(field, field := field + len(mask.channels))
+                    mask.add(number, sums[fields], boxes[fields], (x.start, y.start, 1), weights)
+                total[-1, x, y, 1:].addcmul_(anomaly[number], window_weight)
+                weight[x, y, 1:] += window_weight
+            del masks, anomaly  # before the next ones take as much memory
             yield len(batch)
 
     @torch.inference_mode()
-    def _fields(self, image: Float[Tensor, "window channel x y z"]) -> list[Float[Tensor, "window field x y z"]]:
-        """Give the fields in their order, in a few tensors."""
+    def _look(self, image: Float[Tensor, "window channel x y z"]) -> tuple[list[_Masks], Float[Tensor, "window x y z"]]:
+        """Give the logits of all masks in the order of their fields, and the anomaly."""
         runtime, tiling = self._runtime, self._tiling
         image = image.to(runtime.device, memory_format=torch.channels_last_3d)
         with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
@@ -154,19 +193,21 @@ class SlidingWindow:
                 raise ValueError("the card names tumors, but its network gives none")
             masks += _masks(output.tumor_logits, tiling.tumors, tiling.other_tumors)
         anomaly = 1 + output.anomaly[:, None].float()
-        masks.append(functional.interpolate(anomaly, tiling.size, mode="trilinear", align_corners=False))
-        return [mask.cpu() for mask in masks]
+        anomaly = functional.interpolate(anomaly, tiling.size, mode="trilinear", align_corners=False)
+        return masks, anomaly[:, 0].cpu()
 
     def look(self, count: int) -> None:
         """Run the network on a few windows, evenly spread over the scan, and leave what it says."""
         chosen = np.unique(np.linspace(0, len(self.windows) - 1, count).round().astype(int)) if self.windows else ()
         for number in chosen:
-            self._fields(channels(self._hu[self.windows[number]], self._tiling.hu_windows))
+            self._look(channels(self._hu[self.windows[number]], self._tiling.hu_windows))
 
-    def _finished(self, total: Tensor, weight: Tensor, base: int, stop: int) -> Iterator[Slab]:
+    def _finished(self, total: Tensor, weight: Tensor, reach: Sequence[Boxes], base: int, stop: int) -> Iterator[Slab]:
         """Give slices ``base`` to ``stop``, of which slice ``base`` is the second one held."""
         x, y, z = self._inner
         first, last = max(base, z.start), min(stop, z.stop)
+        within = union([nowhere(len(total)), *reach])
+        within[-1] = EVERYWHERE  # the anomaly is no mask
         # What no window has reached is 0; the last slice that one has may be needed beside it.
         reached = min(last, base + weight.shape[2] - 1)
         for new in [*range(first, reached, SLAB_SLICES), *range(max(first, reached), last, SLAB_SLICES)]:
@@ -176,7 +217,8 @@ class SlidingWindow:
             sums, weights = total[:, x, y, held], weight[x, y, held]
             if (lacking := end - start - weights.shape[2]) > 0:
                 sums, weights = functional.pad(sums, (0, lacking)), functional.pad(weights, (0, lacking))
-            masks = SoftMasks.blended(sums, weights, self._body[x, y, start:end])
+            inside = self._body[x, y, start:end]
+            masks = SoftMasks.blended(sums, weights, inside, _clipped(within, (x.start, y.start, start), inside.shape))
             organs = self._tiling.organ_fields
             yield Slab(
                 start - z.start,
@@ -188,22 +230,25 @@ class SlidingWindow:
             )
 
 
-def _masks(
-    logits: Float[Tensor, "window class x y z"], kept: Sequence[int], others: Sequence[int]
-) -> list[Float[Tensor, "window field x y z"]]:
-    masks = []
+def _masks(logits: Float[Tensor, "window class x y z"], kept: Sequence[int], others: Sequence[int]) -> list[_Masks]:
+    """Take the channels to keep and the highest of all others."""
+    masks = [_Masks.of(logits, kept)]
     if others:
-        masks.append(logits[:, list(others)].amax(dim=1, keepdim=True).float().sigmoid_())
-    every = list(kept) == list(range(logits.shape[1]))
-    # In place: 45 fields of a window of 96^3 take 160 MB, and new memory costs more time than the sigmoid.
-    masks.insert(0, (logits if every else logits[:, list(kept)]).float().sigmoid_())
+        masks.append(_Masks.of(logits[:, list(others)].amax(dim=1, keepdim=True), [0]))
     return masks
+
+
+def _clipped(boxes: Boxes, origin: Sequence[int], shape: Sequence[int]) -> Boxes:
+    """Count from ``origin``, and stay within ``shape``."""
+    parts = [
+        (boxes[:, 2 * axis : 2 * axis + 2] - start).clip(0, length)
+        for axis, (start, length) in enumerate(zip(origin, shape, strict=True))
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _move_down(blended: Float[Tensor, "... z"], slices: int) -> None:
     """Leave out the lowest slices, and add as many empty ones on top."""
-    kept = max(0, blended.shape[-1] - slices)
     if slices:
-        rest = blended[..., blended.shape[-1] - kept :]
-        blended[..., :kept] = rest.clone() if kept > slices else rest  # only then do the two share memory
-        blended[..., kept:] = 0
+        rows = blended.reshape(-1, blended.shape[-1]).numpy()
+        in_threads(lambda first, last: kernels.move_down(first, last, rows, slices), len(rows))

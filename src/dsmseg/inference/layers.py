@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsmseg.inference.blending import Slab
 from dsmseg.inference.choosing import Choice
@@ -41,16 +40,12 @@ class Layers:
     def add(self, slab: Slab) -> None:
         """Restore what a slab of the working grid completes."""
         organs, tumors = self._choice.computed_organs, self._choice.tumors
-
-        def claim(number: int, over_half: NDArray[np.bool_]) -> None:
-            if number < len(organs):  # the one after them is that of all others
-                self._claims.add(organs[number], slab.start, over_half)
-
         rows, interpolation = self._restoring.advance(slab.start, slab.stop)
-        restore_labels(slab.organs, _ids(organs, len(slab.organs)), interpolation, self.organs[rows], claims=claim)
+        boxes = self._claims.add(slab.organs, slab.start)
+        restore_labels(slab.organs, _ids(organs, len(slab.organs)), boxes, interpolation, self.organs[rows])
         if self.tumor_levels is not None:
-            ids = _ids(tumors, len(slab.tumors))
-            restore_labels(slab.tumors, ids, interpolation, self.tumors[rows], self.tumor_levels[rows])
+            ids, boxes = _ids(tumors, len(slab.tumors)), slab.tumors.boxes()
+            restore_labels(slab.tumors, ids, boxes, interpolation, self.tumors[rows], self.tumor_levels[rows])
         restore_field(slab.anomaly.backwards(0), interpolation, self.anomaly_levels[rows])
 
     def finish(self) -> None:

@@ -1,7 +1,8 @@
 """Lesions: each connected tumor with its size, density, host, score, and what the scan's edge does to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from jaxtyping import UInt8, UInt16
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dsmseg.inference.boxes import boxes_of
+from dsmseg.model.kernels import in_threads
 from dsmseg.taxonomy import ORGANS, StructureClass
 from dsmseg.volume import Volume
 
@@ -68,43 +71,54 @@ def find_lesions(
 
     ``levels`` are the probabilities of the labels in steps of 1/255.
     """
-    found = []
-    for tumor, box, parts in _parts(tumor_labels, tumors):
-        for number, part in enumerate(ndimage.find_objects(parts), start=1):
-            corner = [whole.start + side.start for whole, side in zip(box, part, strict=True)]
-            voxels = np.argwhere(parts[part] == number) + corner  # of one lesion at a time: that is 50 bytes a voxel
-            found.append((len(voxels), _measure(tumor, voxels, organ_labels, volume, levels)))
-    found.sort(key=lambda lesion: -lesion[0])
-    return [replace(lesion, id=number) for number, (_, lesion) in enumerate(found, start=1)]
+    boxes = _boxes(tumor_labels, tumors)
+    of_classes: list[list[tuple[int, Lesion]]] = [[] for _ in boxes]
+
+    def measure(first: int, last: int) -> None:
+        for (tumor, box), found in zip(boxes[first:last], of_classes[first:last], strict=True):
+            parts = _parts(tumor_labels, tumor, box)
+            for number, part in enumerate(ndimage.find_objects(parts), start=1):
+                corner = [whole.start + side.start for whole, side in zip(box, part, strict=True)]
+                voxels = (
+                    np.argwhere(parts[part] == number) + corner
+                )  # of one lesion at a time: that is 50 bytes a voxel
+                found.append((len(voxels), _measure(tumor, voxels, organ_labels, volume, levels)))
+
+    in_threads(measure, len(boxes))
+    lesions = sorted(chain.from_iterable(of_classes), key=lambda lesion: -lesion[0])
+    return [replace(lesion, id=number) for number, (_, lesion) in enumerate(lesions, start=1)]
 
 
 def lesion_labels(
     tumor_labels: UInt8[NDArray[np.uint8], "x y z"], tumors: Sequence[StructureClass]
 ) -> UInt16[NDArray[np.uint16], "x y z"]:
     """Label each lesion by its id, as `find_lesions` gives it. There are at most 65535."""
-    sizes = [np.bincount(parts.ravel())[1:] for _, _, parts in _parts(tumor_labels, tumors)]
+    boxes = _boxes(tumor_labels, tumors)
+    sizes = [np.bincount(_parts(tumor_labels, *place).ravel())[1:] for place in boxes]
     order = np.argsort(-np.concatenate([*sizes, np.zeros(0, dtype=np.int64)]), kind="stable")
     ids = np.zeros(len(order), dtype=np.uint16)
     ids[order] = np.arange(1, len(order) + 1)
     labels = np.zeros(tumor_labels.shape[::-1], dtype=np.uint16).T
     first = 0
-    for (_, box, parts), of_class in zip(_parts(tumor_labels, tumors), sizes, strict=True):
+    for (tumor, box), of_class in zip(boxes, sizes, strict=True):
+        parts = _parts(tumor_labels, tumor, box)
         labels[box] += np.append(np.uint16(0), ids[first : first + len(of_class)])[parts]
         first += len(of_class)
     return labels
 
 
-def _parts(
+def _boxes(
     tumor_labels: NDArray[np.uint8], tumors: Sequence[StructureClass]
-) -> Iterator[tuple[StructureClass, tuple[slice, ...], NDArray[np.integer[Any]]]]:
-    """Give each class that is there, the box around it, and in that box its lesions, numbered from 1."""
-    boxes = ndimage.find_objects(tumor_labels.T)
-    for tumor in tumors:
-        backwards = boxes[tumor.id - 1] if tumor.id <= len(boxes) else None
-        if backwards is not None:
-            box = backwards[::-1]
-            parts, _ = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))
-            yield tumor, box, parts
+) -> list[tuple[StructureClass, tuple[slice, ...]]]:
+    """Give each class that is there, and the box around it."""
+    boxes = boxes_of(tumor_labels.T)
+    return [(tumor, boxes[tumor.id][::-1]) for tumor in tumors if tumor.id in boxes]
+
+
+def _parts(tumor_labels: NDArray[np.uint8], tumor: StructureClass, box: tuple[slice, ...]) -> NDArray[np.integer[Any]]:
+    """Number the lesions of a class in its box, from 1."""
+    parts: NDArray[np.integer[Any]] = ndimage.label(tumor_labels[box] == tumor.id, structure=np.ones((3, 3, 3)))[0]
+    return parts
 
 
 def _measure(

@@ -12,9 +12,11 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dsmseg.inference.boxes import WHOLE, Box, Boxes, as_slices, boxes_of, nowhere, shifted, union
 from dsmseg.inference.restoring import Interpolation, erase
+from dsmseg.inference.soft_masks import SoftMasks
+from dsmseg.model.kernels import in_threads
 from dsmseg.taxonomy import StructureClass
-from dsmseg.volume.body import bounding_box
 
 _LEAST_SHARE = 0.1  # of the largest part, for an organ in one piece
 _LEAST_SHARE_IN_PIECES = 0.01
@@ -32,23 +34,38 @@ class Claims:
         """Begin with none. ``shape`` is z, y, x."""
         self._places = {one.id: place for place, one in enumerate(classes)}
         self._bits = np.zeros((ceil(len(classes) / 8), *shape), dtype=np.uint8)
+        self._boxes = nowhere(len(classes))
 
-    def add(self, one: StructureClass, start: int, over_half: Bool[NDArray[np.bool_], "x y z"]) -> None:
-        """Take slices of a class from ``start`` on."""
-        byte, bit = divmod(self._places[one.id], 8)
-        if over_half.any():
-            self._bits[byte, start : start + over_half.shape[2]] |= over_half.T * np.uint8(128 >> bit)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the working grid: z, y, x."""
+        z, y, x = self._bits.shape[1:]
+        return z, y, x
 
-    def mask(self, one: StructureClass) -> Bool[NDArray[np.bool_], "z y x"]:
-        """Give the voxels of a class."""
+    def add(self, masks: SoftMasks, start: int) -> Boxes:
+        """Take slices from ``start`` on; give the boxes (x, y, z) in which classes are more probable than 0.5.
+
+        ``masks`` may hold more than the classes here, after them.
+        """
+        boxes = masks.boxes(self._bits[:, start : start + masks.halves.shape[2]])
+        self._boxes = union([self._boxes, shifted(boxes[: len(self._boxes)], (0, 0, start))])
+        return boxes
+
+    def box(self, one: StructureClass) -> Box | None:
+        """Give a box (z, y, x) that holds the class."""
+        (box,) = as_slices(self._boxes[self._places[one.id]][None])
+        return box and box[::-1]
+
+    def mask(self, one: StructureClass, box: Box = WHOLE) -> Bool[NDArray[np.bool_], "z y x"]:
+        """Give the voxels of a class, in a box."""
         byte, bit = divmod(self._places[one.id], 8)
-        mask: NDArray[np.bool_] = (self._bits[byte] & (128 >> bit)) > 0
+        mask: NDArray[np.bool_] = (self._bits[byte][box] & (128 >> bit)) > 0
         return mask
 
-    def remove(self, one: StructureClass, where: Bool[NDArray[np.bool_], "z y x"]) -> None:
-        """Take voxels from a class."""
+    def remove(self, one: StructureClass, where: Bool[NDArray[np.bool_], "z y x"], box: Box = WHOLE) -> None:
+        """Take voxels of a box from a class."""
         byte, bit = divmod(self._places[one.id], 8)
-        self._bits[byte][where] &= 255 - (128 >> bit)
+        self._bits[byte][box][where] &= 255 - (128 >> bit)
 
 
 def drop_fragments(
@@ -58,27 +75,35 @@ def drop_fragments(
     interpolation: Interpolation,
 ) -> None:
     """Erase, in place, each organ's parts (sharing faces) that are small beside its largest part; from claims too."""
-    boxes = _boxes_of(labels)
-    for organ in organs:
-        present = claims.mask(organ)
-        box = bounding_box(present)
-        if box is None:
-            continue
-        parts, count = ndimage.label(present[box])
-        if count == 1:
-            continue
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        share = _LEAST_SHARE_IN_PIECES if organ.name in _IN_PIECES else _LEAST_SHARE
-        dropped = sizes < share * sizes.max()
-        dropped[0] = False
-        if not dropped.any():
-            continue
-        present[...] = False
-        present[box] = dropped[parts]
-        claims.remove(organ, present)
-        if organ.id in boxes:
-            erase(labels, organ.id, present, interpolation, over=0.0, within=boxes[organ.id])
+    boxes = boxes_of(labels)
+    places = [(organ, box) for organ in organs if (box := claims.box(organ)) is not None]
+    fragments: dict[int, NDArray[np.bool_]] = {}
+
+    def find(first: int, last: int) -> None:
+        for organ, box in places[first:last]:
+            found = _fragments(organ, claims.mask(organ, box))
+            if found is not None:
+                fragments[organ.id] = found
+
+    in_threads(find, len(places))
+    for organ, box in places:
+        if organ.id in fragments:
+            claims.remove(organ, fragments[organ.id], box)
+            if organ.id in boxes:
+                erase(labels, organ.id, fragments[organ.id], box, interpolation, over=0.0, within=boxes[organ.id])
+
+
+def _fragments(organ: StructureClass, present: Bool[NDArray[np.bool_], "z y x"]) -> NDArray[np.bool_] | None:
+    """Mark the parts of an organ that are too small to be one, if there are any."""
+    parts, count = ndimage.label(present)
+    if count <= 1:
+        return None
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    share = _LEAST_SHARE_IN_PIECES if organ.name in _IN_PIECES else _LEAST_SHARE
+    dropped = sizes < share * sizes.max()
+    dropped[0] = False
+    return dropped[parts] if dropped.any() else None
 
 
 def confine_to_hosts(
@@ -101,43 +126,43 @@ def confine_to_hosts(
         interpolation: from the working grid to that of the labels.
         spacing_mm: of the working grid, x, y, z.
     """
-    far: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-    boxes = _boxes_of(labels)
-    for tumor in tumors:
-        if tumor.id not in boxes or not hosts.keys() >= set(tumor.hosts):
-            continue
-        if tumor.hosts not in far:
-            far[tumor.hosts] = _farther_than_margin([claims.mask(hosts[name]) for name in tumor.hosts], spacing_mm)
-        erase(labels, tumor.id, far[tumor.hosts], interpolation, over=0.5, within=boxes[tumor.id])
+    boxes = boxes_of(labels)
+    confined = [one for one in tumors if one.id in boxes and hosts.keys() >= set(one.hosts)]
 
+    def confine(first: int, last: int) -> None:
+        for tumor in confined[first:last]:
+            source = interpolation.source_of(boxes[tumor.id])
+            far = _farther_than_margin([hosts[name] for name in tumor.hosts], claims, source, spacing_mm[::-1])
+            erase(labels, tumor.id, far, source, interpolation, over=0.5, within=boxes[tumor.id])
 
-def _boxes_of(labels: UInt8[NDArray[np.uint8], "z y x"]) -> dict[int, tuple[slice, ...]]:
-    """Give the smallest box around each label that is there."""
-    return {label: box for label, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    in_threads(confine, len(confined))
 
 
 def _farther_than_margin(
-    masks: Sequence[NDArray[np.bool_]], spacing_mm: Sequence[float]
+    hosts: Sequence[StructureClass], claims: Claims, box: Box, spacing_mm: Sequence[float]
 ) -> Bool[NDArray[np.bool_], "z y x"]:
-    pooled, factors = _pooled(np.logical_or.reduce(masks), spacing_mm[::-1])
-    far = np.ones(pooled.shape, dtype=bool)
-    box = bounding_box(pooled)
-    if box is not None:
-        spacing = [step * factor for step, factor in zip(spacing_mm[::-1], factors, strict=True)]
-        reach = [ceil(_HOST_MARGIN_MM / step) + 1 for step in spacing]
-        around = tuple(
-            slice(max(0, side.start - more), side.stop + more) for side, more in zip(box, reach, strict=True)
-        )
-        far[around] = ndimage.distance_transform_edt(~pooled[around], sampling=spacing) > _HOST_MARGIN_MM
+    """Mark the voxels of a box (z, y, x) that are far from all of the hosts. Spacing is z, y, x."""
+    factors = [max(1, int(_FINE_ENOUGH_MM / step)) for step in spacing_mm]
+    coarse_mm = [step * factor for step, factor in zip(spacing_mm, factors, strict=True)]
+    # The box with a margin around, in coarse voxels.
+    sides = []
+    for side, step, factor, length in zip(box, coarse_mm, factors, claims.shape, strict=True):
+        more = ceil(_HOST_MARGIN_MM / step) + 1
+        sides.append(slice(max(0, side.start // factor - more) * factor, min(length, side.stop + more * factor)))
+    around = sides[0], sides[1], sides[2]
+    near = _pooled(np.logical_or.reduce([claims.mask(one, around) for one in hosts]), factors)
+    far: NDArray[np.bool_] = np.ones(near.shape, dtype=bool)
+    if near.any():
+        far = ndimage.distance_transform_edt(~near, sampling=coarse_mm) > _HOST_MARGIN_MM
     for axis, factor in enumerate(factors):
         far = far.repeat(factor, axis=axis)
-    z, y, x = masks[0].shape
-    return far[:z, :y, :x]
+    return far[
+        tuple(slice(side.start - whole.start, side.stop - whole.start) for side, whole in zip(box, around, strict=True))
+    ]
 
 
-def _pooled(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[NDArray[np.bool_], list[int]]:
-    """Make a mask coarser where its voxels are finer than the margin asks for: a voxel is true where any of its is."""
-    factors = [max(1, int(_FINE_ENOUGH_MM / step)) for step in spacing_mm]
+def _pooled(mask: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[np.bool_]:
+    """Make a mask coarser: a voxel is true where any of its own is."""
     for axis, factor in enumerate(factors):
         lines = mask.swapaxes(0, axis)
         pooled = lines[::factor].copy()
@@ -145,4 +170,4 @@ def _pooled(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[NDArr
             others = lines[offset::factor]
             pooled[: len(others)] |= others
         mask = pooled.swapaxes(0, axis)
-    return mask, factors
+    return mask

@@ -1,39 +1,83 @@
 """From the working grid back to the scan's own resolution: linear interpolation, then the best class of each voxel.
 
-Both grids have the same axes, so interpolation is one small matrix an axis: ``W_x W_y W_z field``. Slices come as the
-sliding window finishes them and are restored at once, so neither grid ever holds an array of all classes. Each class
-is interpolated inside of its own box only. Arrays in this file lie as scans do in memory: z, y, x.
+Both grids have the same axes, so each is interpolated for itself, between two voxels. Slices come as the sliding window
+finishes them and are restored at once, so neither grid ever holds an array of all classes. Each class is interpolated
+inside of its own box only. Arrays in this file lie as scans do in memory: z, y, x.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsmseg.inference import kernels
+from dsmseg.inference.boxes import Box, Boxes, as_slices, in_slabs
 from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.volume import Grid
-from dsmseg.volume.body import bounding_box
 
-Claims = Callable[[int, NDArray[np.bool_]], None]
+_Indices = tuple[NDArray[np.int64], ...]
+_Fractions = tuple[NDArray[np.float32], ...]
+_Number = TypeVar("_Number", np.int64, np.float32)
 
-_SLAB_VOXELS = 1_000_000  # 4 MB of float32: score, best score and comparison of a slab stay in the cache.
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Linear interpolation along one axis: each target voxel lies between two of ``source`` voxels.
+
+    lower: the first of the two. fraction: share of the second one, 0 where there is none.
+    """
+
+    lower: Int64[NDArray[np.int64], "target"]
+    fraction: Float32[NDArray[np.float32], "target"]
+    source: int
+
+    @classmethod
+    def at(cls, positions: Float[NDArray[np.float64], "target"], source: int) -> "Taps":
+        """Place target voxels, in source voxels. Beyond the outermost centers, their value goes on."""
+        positions = np.clip(positions, 0, source - 1)
+        lower = np.floor(positions)
+        return cls(lower.astype(np.int64), (positions - lower).astype(np.float32), source)
+
+    @property
+    def last(self) -> Int64[NDArray[np.int64], "target"]:
+        """The last source voxel that each target voxel needs."""
+        return self.lower + (self.fraction > 0)
+
+    @property
+    def needed(self) -> slice:
+        """The source voxels that any target voxel needs."""
+        return slice(int(self.lower.min()), int(self.last.max()) + 1)
+
+    def target(self, part: slice) -> "Taps":
+        """Give some of the target voxels."""
+        return Taps(self.lower[part], self.fraction[part], self.source)
+
+    def within(self, source: slice) -> "Taps":
+        """Count from the source voxel at which ``source`` begins; all that is needed lies in it."""
+        return Taps(self.lower - source.start, self.fraction, source.stop - source.start)
+
+    def reached(self, source: slice) -> slice | None:
+        """Give the target voxels that need any of some source voxels, if there are any."""
+        targets = np.flatnonzero((self.last >= source.start) & (self.lower < source.stop))
+        return slice(int(targets[0]), int(targets[-1]) + 1) if targets.size else None
 
 
 @dataclass(frozen=True, slots=True)
 class Interpolation:
-    """Linear weights of each axis, (target voxel, source voxel); rows sum to 1."""
+    """Linear interpolation from one grid to another with the same axes."""
 
-    x: Float[Tensor, "target_x source_x"]
-    y: Float[Tensor, "target_y source_y"]
-    z: Float[Tensor, "target_z source_z"]
+    z: Taps
+    y: Taps
+    x: Taps
 
     @classmethod
     def between(cls, source: Grid, target: Grid) -> "Interpolation":
-        """Read the weights from the two affines. Beyond the outermost source centers, their value goes on.
+        """Read it from the two affines.
 
         Raises:
             ValueError: the grids' axes differ, so that axes cannot be interpolated one by one.
@@ -43,24 +87,29 @@ class Interpolation:
         if not np.allclose(to_source[:3, :3], np.diag(scales), atol=1e-4):
             raise ValueError("the two grids have different axes")
         x, y, z = (
-            _axis_weights(source.shape[axis], target.shape[axis], float(scales[axis]), float(to_source[axis, 3]))
+            Taps.at(np.arange(target.shape[axis]) * scales[axis] + to_source[axis, 3], source.shape[axis])
             for axis in range(3)
         )
-        return cls(x, y, z)
+        return cls(z, y, x)
 
     @property
-    def axes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights in the order in which arrays lie here: z, y, x."""
+    def axes(self) -> tuple[Taps, Taps, Taps]:
+        """The axes in the order in which arrays lie here: z, y, x."""
         return self.z, self.y, self.x
 
     @property
     def target_shape(self) -> tuple[int, int, int]:
         """Voxels of the target grid: z, y, x."""
-        return self.z.shape[0], self.y.shape[0], self.x.shape[0]
+        return len(self.z.lower), len(self.y.lower), len(self.x.lower)
+
+    def source_of(self, target: Box) -> Box:
+        """Give the box of the source grid that a box of the target grid comes of."""
+        z, y, x = (axis.target(side).needed for axis, side in zip(self.axes, target, strict=True))
+        return z, y, x
 
     def part(self, target: slice, source: slice) -> "Interpolation":
         """Cut along z."""
-        return Interpolation(self.x, self.y, self.z[target, source].contiguous())
+        return Interpolation(self.z.target(target).within(source), self.y, self.x)
 
 
 class Restoring:
@@ -68,16 +117,14 @@ class Restoring:
 
     def __init__(self, interpolation: Interpolation) -> None:
         self._interpolation = interpolation
-        needed = (interpolation.z > 0).numpy()
-        self._last_needed = needed.shape[1] - 1 - np.argmax(needed[:, ::-1], axis=1)
         self._done = 0
 
     def advance(self, start: int, stop: int) -> tuple[slice, Interpolation]:
-        """Give the target slices that source slices ``start`` to ``stop`` complete, and the weights between the two.
+        """Give the target slices that source slices ``start`` to ``stop`` complete, and how they come of these.
 
         ``start`` lies at least one slice before the last ``stop``.
         """
-        target = slice(self._done, int(np.searchsorted(self._last_needed, stop)))
+        target = slice(self._done, int(np.searchsorted(self._interpolation.z.last, stop)))
         self._done = target.stop
         return target, self._interpolation.part(target, slice(start, stop))
 
@@ -86,75 +133,77 @@ def restore_field(
     field: Float[Tensor, "z y x"], interpolation: Interpolation, into: UInt8[NDArray[np.uint8], "tz ty tx"]
 ) -> None:
     """Interpolate one field from 0 to 1 to the target grid, in steps of 1/255."""
-    z, y, x = interpolation.axes
-    restored = torch.from_numpy(into)
-    for slab in _slabs(into.shape):
-        restored[slab] = as_levels(_interpolate(field, z[slab], y, x))
+    source, (lower, fractions) = field.numpy(), _numbers(interpolation.axes)
+
+    def restore(slab: slice) -> None:
+        kernels.restore_levels(source, _first(lower, slab), _first(fractions, slab), into[slab])
+
+    in_slabs(restore, into.shape)
 
 
 def restore_labels(
     masks: SoftMasks,
     ids: Sequence[int],
+    boxes: Boxes,
     interpolation: Interpolation,
     into: UInt8[NDArray[np.uint8], "tz ty tx"],
     scores: UInt8[NDArray[np.uint8], "tz ty tx"] | None = None,
-    claims: Claims | None = None,
 ) -> None:
     """Give each target voxel the class that is most probable there, where that is more than 0.5.
 
     Args:
         masks: one a class on the source grid. Of two equal ones, the first class wins.
         ids: the classes' label values.
+        boxes: where each class is more probable than 0.5 (x, y, z).
         interpolation: from the source grid to the target grid.
         into: labels, all 0.
         scores: takes the probability of the label in steps of 1/255, where there is a label.
-        claims: is called with the number of each class and where it is more probable than 0.5.
     """
-    classes = []
-    for number, identity in enumerate(ids):
-        over_half = masks.over_half(number)
-        if claims is not None:
-            claims(number, over_half)
-        box = bounding_box(over_half)
-        if box is not None and (one := _ClassBox.of(identity, masks, number, box, interpolation)) is not None:
-            classes.append(one)
-    if not classes:
+    found = [
+        one
+        for number, (identity, box) in enumerate(zip(ids, as_slices(boxes), strict=True))
+        if box is not None and (one := _ClassBox.of(identity, masks, number, box, interpolation)) is not None
+    ]
+    if not found:
         return
-    labels = torch.from_numpy(into)
-    for slab in _slabs(into.shape):
-        best = _label_slab(labels[slab], slab, classes)
+
+    def label(slab: slice) -> None:
+        best = np.full(into[slab].shape, 0.5, dtype=np.float32)
+        for one in found:
+            one.label(slab, into, best)
         if scores is not None:
-            torch.from_numpy(scores)[slab] = as_levels(best) * (labels[slab] > 0)
+            scores[slab] = as_levels(torch.from_numpy(best)).numpy() * (into[slab] > 0)
+
+    in_slabs(label, into.shape)
 
 
 def erase(
     labels: UInt8[NDArray[np.uint8], "tz ty tx"],
     identity: int,
     where: Bool[NDArray[np.bool_], "z y x"],
+    box: Box,
     interpolation: Interpolation,
     *,
     over: float,
-    within: Sequence[slice],
+    within: Box,
 ) -> None:
-    """Set to 0, in place, the label ``identity`` where the interpolated mask ``where`` is more than ``over``.
+    """Set to 0, in place, the label ``identity`` where an interpolated mask is more than ``over``.
 
-    ``within`` is a box of the target grid that holds the label.
+    The mask is ``where`` in ``box`` of the source grid, and false elsewhere. ``within`` is a box of the target grid
+    that holds the label.
     """
-    weights, sides = list(interpolation.axes), []
-    for axis, side in enumerate(within):
-        weights[axis] = weights[axis][side]
-        reached = np.flatnonzero((weights[axis] > 0).any(dim=0).numpy())
-        inside = slice(int(reached[0]), int(reached[-1]) + 1)
-        weights[axis] = weights[axis][:, inside].contiguous()
-        sides.append(inside)
-    source, target = where[tuple(sides)], labels[tuple(within)]
+    needed = interpolation.source_of(within)
+    source, target = _cut(where, box, needed), labels[within]
     if not source.any():
         return
-    field = torch.from_numpy(source.astype(np.float32))
-    for slab in _slabs(target.shape):
-        part = target[slab]
-        gone = _interpolate(field, weights[0][slab], weights[1], weights[2]) > over
-        part[gone.numpy() & (part == identity)] = 0
+    taps = [axis.target(side).within(part) for axis, side, part in zip(interpolation.axes, within, needed, strict=True)]
+    lower, fractions = _numbers(taps)
+
+    def clear(slab: slice) -> None:
+        part = _first(lower, slab), _first(fractions, slab)
+        kernels.erase_label(source, *part, np.float32(over), np.uint8(identity), target[slab])
+
+    in_slabs(clear, target.shape)
 
 
 def as_levels(values: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -167,69 +216,70 @@ class _ClassBox:
     """A class inside of the only source and target boxes where it can exceed 0.5. Axes are z, y, x."""
 
     identity: int
-    field: Float[Tensor, "z y x"]
-    weights: tuple[Float[Tensor, "target source"], ...]
+    field: Float32[NDArray[np.float32], "z y x"]
+    lower: _Indices
+    fractions: _Fractions
     target: tuple[slice, ...]
 
     @classmethod
     def of(
-        cls, identity: int, masks: SoftMasks, number: int, box: Sequence[slice], interpolation: Interpolation
+        cls, identity: int, masks: SoftMasks, number: int, box: Box, interpolation: Interpolation
     ) -> "_ClassBox | None":
         """Cut a class down to where interpolation can exceed 0.5: less than a voxel from its ``box``, where it does."""
-        source, target, weights = [], [], []
-        for axis_weights, inside in zip((interpolation.x, interpolation.y, interpolation.z), box, strict=True):
-            reached = np.flatnonzero((axis_weights[:, inside] > 0).any(dim=1).numpy())
-            if reached.size == 0:
+        source, target, taps = [], [], []
+        for axis, inside in zip((interpolation.x, interpolation.y, interpolation.z), box, strict=True):
+            reached = axis.reached(inside)
+            if reached is None:
                 return None
-            source.append(slice(max(0, inside.start - 1), inside.stop + 1))
-            target.append(slice(int(reached[0]), int(reached[-1]) + 1))
-            weights.append(axis_weights[target[-1], source[-1]].contiguous())
-        return cls(identity, masks.backwards(number, source), tuple(weights[::-1]), tuple(target[::-1]))
+            around = slice(max(0, inside.start - 1), min(inside.stop + 1, axis.source))
+            source.append(around)
+            target.append(reached)
+            taps.append(axis.target(reached).within(around))
+        field = masks.backwards(number, (source[0], source[1], source[2])).numpy()
+        return cls(identity, field, *_numbers(taps[::-1]), tuple(target[::-1]))
 
-
-def _label_slab(
-    labels: UInt8[Tensor, "slab y x"], slab: slice, classes: Sequence[_ClassBox]
-) -> Float[Tensor, "slab y x"]:
-    best = torch.full(labels.shape, 0.5)
-    for one in classes:
-        z, y, x = one.target
+    def label(
+        self,
+        slab: slice,
+        labels: UInt8[NDArray[np.uint8], "tz ty tx"],
+        best: Float32[NDArray[np.float32], "slab ty tx"],
+    ) -> None:
+        """Label what of the class lies in a slab of target slices, where it is more than ``best``."""
+        z, y, x = self.target
         start, stop = max(slab.start, z.start), min(slab.stop, z.stop)
         if start >= stop:
-            continue
-        rows = one.weights[0][start - z.start : stop - z.start]
-        score = _interpolate(one.field, rows, *one.weights[1:])
-        here = (slice(start - slab.start, stop - slab.start), y, x)
-        better = score > best[here]
-        if better.any():
-            labels[here].masked_fill_(better, one.identity)
-            torch.maximum(best[here], score, out=best[here])
-    return best
+            return
+        rows = slice(start - z.start, stop - z.start)
+        kernels.raise_labels(
+            self.field,
+            _first(self.lower, rows),
+            _first(self.fractions, rows),
+            np.uint8(self.identity),
+            labels[start:stop, y, x],
+            best[start - slab.start : stop - slab.start, y, x],
+        )
 
 
-def _slabs(shape: Sequence[int]) -> Iterator[slice]:
-    """Cut the first axis into slabs of bounded size."""
-    thickness = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))
-    return (slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness))
+def _cut(mask: NDArray[np.bool_], box: Box, wanted: Box) -> NDArray[np.float32]:
+    """Give as numbers what a mask, known in ``box``, is in another box."""
+    numbers = np.zeros([side.stop - side.start for side in wanted], dtype=np.float32)
+    common = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, wanted, strict=True)]
+    if all(side.start < side.stop for side in common):
+        own, other = (
+            tuple(slice(side.start - of.start, side.stop - of.start) for side, of in zip(common, whole, strict=True))
+            for whole in (box, wanted)
+        )
+        numbers[other] = mask[own]
+    return numbers
 
 
-def _interpolate(
-    field: Float[Tensor, "a b c"],
-    first: Float[Tensor, "target_a a"],
-    second: Float[Tensor, "target_b b"],
-    third: Float[Tensor, "target_c c"],
-) -> Float[Tensor, "target_a target_b target_c"]:
-    along_first = (first @ field.flatten(1)).reshape(-1, *field.shape[1:])
-    restored: Tensor = (second @ along_first) @ third.T
-    return restored
+def _numbers(axes: Sequence[Taps]) -> tuple[_Indices, _Fractions]:
+    """Take the taps of z, y and x as kernels want them."""
+    z, y, x = axes
+    return (z.lower, y.lower, x.lower), (z.fraction, y.fraction, x.fraction)
 
 
-def _axis_weights(source: int, target: int, scale: float, offset: float) -> Float[Tensor, "target source"]:
-    position = np.clip(np.arange(target) * scale + offset, 0, source - 1)
-    lower = np.minimum(position.astype(np.int64), max(0, source - 2))
-    upper = np.minimum(lower + 1, source - 1)
-    fraction = position - lower
-    weights = np.zeros((target, source), dtype=np.float32)
-    rows = np.arange(target)
-    np.add.at(weights, (rows, lower), 1 - fraction)
-    np.add.at(weights, (rows, upper), fraction)
-    return torch.from_numpy(weights)
+def _first(of_axes: tuple[NDArray[_Number], ...], part: slice) -> tuple[NDArray[_Number], ...]:
+    """Cut what belongs to the first axis."""
+    z, y, x = of_axes
+    return z[part], y, x

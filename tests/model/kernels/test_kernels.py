@@ -226,3 +226,16 @@ def test_the_gpu_s_kernels_are_given_what_the_plain_twins_are(gradient):
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other)
+
+
+def test_a_call_inside_of_another_one_stays_in_its_thread(threads):
+    threads(2)
+    inside = []
+
+    def work(start, stop):
+        for _ in range(start, stop):
+            here = threading.get_ident()
+            in_threads(lambda first, last: inside.append((threading.get_ident() == here, last - first)), 3)
+
+    in_threads(work, 8)
+    assert inside == [(True, 3)] * 8

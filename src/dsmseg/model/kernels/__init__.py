@@ -12,6 +12,7 @@ The kernels of one file know nothing of the network; which path runs is decided 
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from torch import Tensor
 PARTS_PER_THREAD = 4
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
+_here = threading.local()
 
 
 @contextmanager
@@ -62,18 +64,23 @@ def in_threads(work: Callable[[int, int], None], count: int) -> None:
     ``work`` must let go of the interpreter (numba's ``nogil``), write to its own part of the result only, and not
     care where the parts begin. The calling thread works too, and who is free takes the next part: after an operation of
     PyTorch, its idle threads keep their cores busy for some milliseconds. Numba's own threads are not used: some of its
-    threading layers abort the process when two Python threads call a kernel.
+    threading layers abort the process when two Python threads call a kernel. A call inside of ``work`` stays in its
+    thread.
     """
     threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
+    if threads <= 1 or getattr(_here, "working", False):
         work(0, count)
         return
     parts = min(PARTS_PER_THREAD * threads, count)
     bounds = iter([(count * part // parts, count * (part + 1) // parts) for part in range(parts)])
 
     def take_parts() -> None:
-        for start, stop in bounds:
-            work(start, stop)
+        _here.working = True
+        try:
+            for start, stop in bounds:
+                work(start, stop)
+        finally:
+            _here.working = False
 
     helpers = [_pool(threads - 1).submit(take_parts) for _ in range(threads - 1)]
     try:
