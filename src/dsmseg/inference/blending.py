@@ -165,20 +165,23 @@ class SlidingWindow:
     def _add_layer(self, layer: Sequence[Slices], total: Tensor, weight: Tensor, boxes: Boxes) -> Iterator[int]:
         """Add windows of one height, and give how many were added each time."""
         window_weight = gaussian_weights(self._tiling.size)
-        sums, weights = total.numpy(), window_weight.numpy()
         for first in range(0, len(layer), self._runtime.windows_at_once):
             batch = layer[first : first + self._runtime.windows_at_once]
-            image = torch.cat([channels(self._hu[window], self._tiling.hu_windows) for window in batch])
-            masks, anomaly = self._look(image)
-            for number, (x, y, _) in enumerate(batch):
-                field = 0
-                for mask in masks:
-                    fields = slice(field, field := field + len(mask.channels))
-                    mask.add(number, sums[fields], boxes[fields], (x.start, y.start, 1), weights)
-                total[-1, x, y, 1:].addcmul_(anomaly[number], window_weight)
-                weight[x, y, 1:] += window_weight
-            del masks, anomaly  # before the next ones take as much memory
+            self._add(batch, window_weight, total, weight, boxes)
             yield len(batch)
+
+    def _add(self, batch: Sequence[Slices], window_weight: Tensor, total: Tensor, weight: Tensor, boxes: Boxes) -> None:
+        """Run the network on some windows, and add what it says. Nothing of it is held when the next ones are seen."""
+        image = torch.cat([channels(self._hu[window], self._tiling.hu_windows) for window in batch])
+        masks, anomaly = self._look(image)
+        sums, weights = total.numpy(), window_weight.numpy()
+        for number, (x, y, _) in enumerate(batch):
+            field = 0
+            for mask in masks:
+                fields = slice(field, field := field + len(mask.channels))
+                mask.add(number, sums[fields], boxes[fields], (x.start, y.start, 1), weights)
+            total[-1, x, y, 1:].addcmul_(anomaly[number], window_weight)
+            weight[x, y, 1:] += window_weight
 
     @torch.inference_mode()
     def _look(self, image: Float[Tensor, "window channel x y z"]) -> tuple[list[_Masks], Float[Tensor, "window x y z"]]:

@@ -1,8 +1,9 @@
 """The result for one scan, and its case folder on disk."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from dsmseg.inference.dicom_results import write_dicom
 from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.prompting import Match
 from dsmseg.inference.statistics import class_rows
+from dsmseg.model.kernels import in_threads
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 
@@ -98,26 +100,37 @@ class Segmentation:
         refuse_conflict(directory, overwrite=overwrite)
         with replacing_folder(directory) as folder:
             statistics = self.statistics()
+            anomaly = folder / "anomaly.nii.gz"
+            writes: list[Callable[[], None]] = [
+                partial(write_nifti, anomaly, self.anomaly_levels, self.volume, slope=1 / 255)
+            ]
             if file_format == "dicom-seg":
                 write_dicom(folder, self, statistics)
             else:
-                self._write_layers(folder, file_format)
-            write_nifti(folder / "anomaly.nii.gz", self.anomaly_levels, self.volume, slope=1 / 255)
+                writes += self._layers(folder, file_format)
+
+            def write(first: int, last: int) -> None:
+                for one in writes[first:last]:
+                    one()
+
+            in_threads(write, len(writes))  # most of it is zlib, which lets go of the interpreter
             write_json(folder / "statistics.json", statistics)
             write_json(folder / _RUN, self.run)
         return directory
 
-    def _write_layers(self, folder: Path, file_format: FileFormat) -> None:
+    def _layers(self, folder: Path, file_format: FileFormat) -> list[Callable[[], None]]:
+        """Give what writes each layer."""
+        writes: list[Callable[[], None]] = []
         kinds: tuple[tuple[str, Literal["organ", "tumor"]], ...] = (("organs", "organ"), ("tumors", "tumor"))
         for layer, kind in kinds:
-            labels = getattr(self, layer)
-            classes = self.chosen(kind)
+            labels, classes = getattr(self, layer), self.chosen(kind)
             if file_format == "nifti":
                 names = {one.id: one.name for one in classes}
-                write_nifti(folder / f"{layer}.nii.gz", labels, self.volume, names=names)
+                writes.append(partial(write_nifti, folder / f"{layer}.nii.gz", labels, self.volume, names=names))
             else:
                 segments = [Segment(one.id, one.name, one.color) for one in classes]
-                write_seg_nrrd(folder / f"{layer}.seg.nrrd", labels, self.volume, segments)
+                writes.append(partial(write_seg_nrrd, folder / f"{layer}.seg.nrrd", labels, self.volume, segments))
+        return writes
 
 
 def is_case_folder(directory: Path) -> bool:
