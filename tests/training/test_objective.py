@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dsmseg.model import DSMOutput
-from dsmseg.model.losses import PartialLabels, mask_loss
-from dsmseg.training.objective import known_counts, losses, part_of
+from dsmseg.model.losses import PartialLabels, mask_loss, part_of
+from dsmseg.training.objective import known_counts, losses
 from dsmseg.training.recipe import Loss
 
 ORGANS, TUMORS = 25, 20
@@ -37,7 +37,7 @@ def test_tumors_count_as_much_as_organs_however_many_a_scan_tells_of() -> None:
     expected = 3.0 * mask_loss(output.tumor_logits, tumors, cross_entropy_weight=20.0)
     torch.testing.assert_close(terms["tumor_mask"], expected)
     assert known_counts(labels, ORGANS, matched=False) == {
-        "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "alignment": 26
+        "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "alignment": 26, "query_distribution": 1
     }  # fmt: skip
     assert known_counts(labels, ORGANS, matched=True)["mask"] == 26
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from dsmseg import __version__
+from dsmseg.baselines import Method
+from dsmseg.model import Ablation
 from dsmseg.taxonomy import ORGANS, TUMORS
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,7 +37,8 @@ class Card(BaseModel):
 
     ``organs`` and ``tumors`` name the classes that the weights were trained for. ``hu_windows`` holds (low, high) in
     HU, one for each input channel, scaled to 0..1 and clipped. ``window`` is the inference tile in voxels of
-    ``spacing_mm``.
+    ``spacing_mm``. ``method`` is DSM or a baseline, which has one stage that learns what DSM's Stage 2 does;
+    ``ablation`` is DSM's row of Table 5.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +47,8 @@ class Card(BaseModel):
     version: str
     preset: Literal["starter", "base", "paper"]
     stage: Literal[1, 2]
+    method: Method = "dsm"
+    ablation: Ablation = "full"
     organs: tuple[str, ...]
     tumors: tuple[str, ...]
     text_encoder: str
@@ -63,6 +68,8 @@ class Card(BaseModel):
         _refuse_strangers(self.tumors, (tumor.name for tumor in TUMORS), "tumor")
         if self.stage == 1 and self.tumors:
             raise ValueError("Stage 1 has no tumors")
+        if self.method != "dsm" and (self.stage, self.ablation) != (2, "full"):
+            raise ValueError("a baseline has neither stages nor rows of Table 5")
         if any(low >= high for low, high in self.hu_windows):
             raise ValueError("a HU window must be (low, high) with low < high")
         return self

@@ -1,17 +1,19 @@
-"""The weights of a whole network, of a preset and a stage."""
+"""The weights of a whole network: of a method and a preset, and of DSM's stage and row of Table 5."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
+from dsmseg import baselines
 from dsmseg.checkpoint.cards import BackboneCard, Card
 from dsmseg.checkpoint.fitting import refuse_misfit
 from dsmseg.checkpoint.storage import Stored, card_path, read, write
 from dsmseg.errors import WeightsError
-from dsmseg.model import PRESETS, build
+from dsmseg.model import PRESETS, ablated, build
 from dsmseg.taxonomy import CLASSES
 
 
@@ -59,13 +61,13 @@ def as_segmenter(stored: Stored) -> Checkpoint:
 
 
 def network(checkpoint: Checkpoint) -> nn.Module:
-    """Build the network of the card's preset and stage, and fill in the weights: float32, in evaluation mode.
+    """Build the network that the card names, and fill in the weights: float32, in evaluation mode.
 
     Raises:
         WeightsError: tensors are missing, unknown, or of another shape than the preset's.
     """
     card = checkpoint.card
-    config = replace(PRESETS[card.preset], stage=card.stage)
+    config = ablated(replace(PRESETS[card.preset], stage=card.stage), card.ablation)
     if config.input_channels != len(card.hu_windows):
         raise WeightsError(
             f"the card has {len(card.hu_windows)} HU windows, preset {card.preset} takes {config.input_channels}",
@@ -73,13 +75,31 @@ def network(checkpoint: Checkpoint) -> nn.Module:
             mend="Get the card again.",
         )
     # The class prompts' embeddings are part of the state: the weights bring those that they were trained with.
-    model = build(config, torch.zeros(len(CLASSES), config.text_width))
+    text = torch.zeros(len(CLASSES), config.text_width)
+    model: nn.Module
+    if card.method == "dsm":
+        model = build(config, text)
+    else:
+        model = baselines.build(card.method, config, text, trained_classes(card))
     refuse_misfit(
         checkpoint.state,
         model.state_dict(),
-        network=f"preset {card.preset}, stage {card.stage}",
+        network=named(card),
         where=checkpoint.path,
         mend="Weights and card do not belong together, or come from another version of dsmseg.",
     )
     model.load_state_dict(checkpoint.state, strict=True)
     return model.float().eval()
+
+
+def named(card: Card) -> str:
+    """Name the network that weights are for."""
+    if card.method != "dsm":
+        return f"preset {card.preset}, method {card.method}"
+    row = "" if card.ablation == "full" else f", {card.ablation.replace('_', ' ')}"
+    return f"preset {card.preset}, stage {card.stage}{row}"
+
+
+def trained_classes(card: Card) -> Bool[Tensor, "class"]:
+    """Tell which classes of the taxonomy the weights were trained for."""
+    return torch.tensor([one.name in card.organs or one.name in card.tumors for one in CLASSES])

@@ -1,9 +1,12 @@
 """The network as configuration: presets, and the rows of Table 5, the ablation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+Ablation = Literal["full", "without_kmm", "without_amvp", "without_dqr", "without_clip", "without_all"]
+"""The rows of Table 5 by what they leave out, in the words of its columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +73,14 @@ TABLE_5: Mapping[int, Mapping[str, bool]] = MappingProxyType(
 Row 1 replaces "all the four components by cross-attention layers": with the four switches off, both decoders attend by
 plain cross-attention, to the backbone's maps, their projection and the anomaly map, and nothing guides or masks it.
 """
+
+ABLATIONS: Mapping[Ablation, int] = MappingProxyType(
+    {"without_all": 1, "without_kmm": 2, "without_amvp": 3, "without_dqr": 4, "without_clip": 5, "full": 6}
+)
+"""The row of ``TABLE_5`` that each name means."""
+
+
+def ablated(config: DSMConfig, ablation: Ablation) -> DSMConfig:
+    """Give ``config`` with the switches of a row of Table 5."""
+    switches: Mapping[str, Any] = TABLE_5[ABLATIONS[ablation]]
+    return replace(config, **switches)

@@ -138,7 +138,7 @@ def _read_classes(
 
 def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] | None = None) -> DSM:
     """Build the network of ``config``, untrained. Text alignment needs the class prompts' ``text_embeddings``."""
-    backbone = _build_backbone(config)
+    backbone = build_backbone(config)
     width, feed_forward_width = config.query_width, config.feed_forward_width
     organ_decoder = KMaxMambaDecoder(
         level_channels=backbone.level_channels,
@@ -176,7 +176,8 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
     return stage_2(text_alignment=TextAlignment(text_embeddings, query_width=width))
 
 
-def _build_backbone(config: DSMConfig) -> ConvUNet | SwinUNETR:
+def build_backbone(config: DSMConfig) -> ConvUNet | SwinUNETR:
+    """Build the vision encoder and decoder of ``config``, untrained."""
     if config.backbone == "conv_unet":
         return ConvUNet(input_channels=config.input_channels, channels=config.channels)
     return SwinUNETR(input_channels=config.input_channels, feature_size=config.feature_size)

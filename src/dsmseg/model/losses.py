@@ -31,6 +31,13 @@ class PartialLabels:
     merged: tuple[tuple[int, int, int], ...] = ()
 
 
+def part_of(labels: PartialLabels, first: int, end: int) -> PartialLabels:
+    """Give what is known of the classes from ``first`` up to ``end``."""
+    merged = tuple(one for one in labels.merged if first <= one[1] < end and first <= one[2] < end)
+    shifted = tuple((item, left - first, right - first) for item, left, right in merged)
+    return PartialLabels(labels.masks[:, first:end], labels.annotated[:, first:end], shifted)
+
+
 def dice_loss(
     logits: Float[Tensor, "batch class x y z"], target: Float[Tensor, "batch class x y z"]
 ) -> Float[Tensor, "batch class"]:

@@ -6,7 +6,7 @@ Sums and products of IEEE numbers in a fixed order, without fast math, so that e
 import numpy as np
 from numba import njit
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 
 # What the painter does with a structure beyond mean and texture.
 HOLLOW, BONE, KIDNEY, LUNG, VESSELS, FAT, MUSCLE = range(1, 8)

@@ -29,6 +29,8 @@ def describe(recipe: Recipe, stage: Literal[1, 2], data: Data, *, steps: int) ->
             version=recipe.version,
             preset=recipe.preset,
             stage=stage,
+            method=recipe.method,
+            ablation=recipe.ablation,
             organs=tuple(one.name for one in classes if one.kind == "organ"),
             tumors=tuple(one.name for one in classes if one.kind == "tumor") if stage == 2 else (),
             text_encoder="all-MiniLM-L6-v2" if recipe.text is None else recipe.text.name,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 
 
 @compiled()

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from dsmseg.errors import InputError
+from dsmseg.inference.runtime import choose_runtime
 from dsmseg.training.recipe import Hardware
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def launch(hardware: Hardware) -> "Fabric":
     try:
         fabric = Fabric(
             accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
-            precision=_PRECISION[hardware.precision],  # type: ignore[arg-type]
+            precision=_precision(hardware),  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -54,6 +55,15 @@ def launch(hardware: Hardware) -> "Fabric":
     if everyone > 1:
         atexit.register(_leave)
     return fabric
+
+
+def _precision(hardware: Hardware) -> str:
+    if hardware.precision != "auto":
+        return _PRECISION[hardware.precision]
+    import torch
+
+    device = "cuda" if hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    return _PRECISION["bf16" if choose_runtime(device).dtype == torch.bfloat16 else "fp32"]
 
 
 def _leave() -> None:

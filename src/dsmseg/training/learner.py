@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
-from dsmseg import checkpoint
+from dsmseg import baselines, checkpoint
+from dsmseg.baselines import Baseline, BaselineOutput
+from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError, WeightsError
-from dsmseg.model import DSM, PRESETS, DSMOutput, build
+from dsmseg.model import DSM, PRESETS, DSMOutput, ablated, build
 from dsmseg.model.kmax_mamba import QueryBlock
+from dsmseg.model.losses import PartialLabels
 from dsmseg.model.swin_unetr import SwinUNETR
+from dsmseg.taxonomy import CLASSES
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
 from dsmseg.training.objective import dice, known_counts, losses
@@ -21,6 +25,7 @@ from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe, Stage
 from dsmseg.training.schedule import Schedule
+from dsmseg.training.sources import Data
 from dsmseg.training.state import (
     Average,
     Position,
@@ -46,11 +51,11 @@ class Learner:
     network: as built; ``module`` is what Fabric made of it, spread over processes. schedule: of the learning rate.
     """
 
-    def __init__(self, fabric: "Fabric", recipe: Recipe, number: Literal[1, 2], stage: Stage, epoch: int) -> None:
+    def __init__(self, fabric: "Fabric", recipe: Recipe, number: Literal[1, 2], stage: Stage, data: Data) -> None:
         self.fabric, self.recipe, self.number, self.stage = fabric, recipe, number, stage
-        self.schedule = Schedule.of(stage, epoch)
+        self.schedule = Schedule.of(stage, data.epoch(recipe.batch.size))
         torch.manual_seed(recipe.seed + number)
-        self.network = _build(recipe, number)
+        self.network = _build(recipe, number, data)
         for part in recipe.freeze:
             if (frozen := getattr(self.network, part)) is not None:
                 frozen.requires_grad_(False)
@@ -79,7 +84,7 @@ class Learner:
         self._set_mode(cooling=self.schedule.cools(step))
         self.optimizer.zero_grad(set_to_none=True)
         organs = PRESETS[self.recipe.preset].organs
-        matched = self.network.query_classification is not None
+        matched = isinstance(self.network, DSM) and self.network.query_classification is not None
         counts = [known_counts(batch.labels, organs, matched=matched) for batch in batches]
         everywhere = self._summed({name: sum(one[name] for one in counts) for name in counts[0]})
         measured: dict[str, float] = {}
@@ -88,7 +93,7 @@ class Learner:
             last = place + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 output = self.module(batch.image.contiguous(memory_format=torch.channels_last_3d))
-                terms = losses(output, batch.labels, self.recipe.loss)
+                terms = self._losses(output, batch.labels)
                 # Each term is a mean over what is known; shares make it that of the whole batch.
                 shared = {name: term * (own[name] / max(1, everywhere[name])) for name, term in terms.items()}
                 total = torch.stack(list(shared.values())).sum()
@@ -111,11 +116,13 @@ class Learner:
         return self._summed(measured) | scores
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> DSMOutput:
+    def answer(self, batch: Batch) -> DSMOutput | BaselineOutput:
         """Give what the network says now, in evaluation mode."""
         self.network.eval()
         with self.fabric.autocast():
-            output: DSMOutput = self.network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+            output: DSMOutput | BaselineOutput = self.network(
+                batch.image.contiguous(memory_format=torch.channels_last_3d)
+            )
         return output
 
     def state(self, steps: int) -> State:
@@ -146,12 +153,10 @@ class Learner:
         """Start from weights: what the network has in common with theirs is filled, the rest stays as it is.
 
         Raises:
-            WeightsError: they are missing or damaged, or of another preset.
+            WeightsError: they are missing or damaged, or of another preset, or the recipe goes on from what they lack.
         """
         stored = checkpoint.load(path)
-        if stored.card.preset != self.recipe.preset:
-            what = f"is of preset {stored.card.preset}, the recipe of {self.recipe.preset}"
-            raise WeightsError(what, where=path, mend="Choose weights of the same preset, or change the recipe's.")
+        refuse_start(stored.card, self.recipe, self.number, path)
         own = network_tensors(self.network)
         fitting = {name: one for name, one in stored.state.items() if name in own and own[name].shape == one.shape}
         fill_network(self.network, own | fitting)
@@ -161,6 +166,14 @@ class Learner:
         """Give the averaged weights."""
         with self.average.in_place():
             return {name: one.cpu() for name, one in network_tensors(self.network).items()}
+
+    def _losses(self, output: Any, labels: PartialLabels) -> dict[str, Tensor]:
+        weights = self.recipe.loss
+        if isinstance(self.network, Baseline):
+            return self.network.losses(
+                output, labels, cross_entropy_weight=weights.cross_entropy, tumor_weight=weights.tumor
+            )
+        return losses(output, labels, weights)
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()
@@ -188,11 +201,48 @@ class Learner:
         raise NotFiniteError(batch, step + 1, layer, values, self.fabric.global_rank)
 
 
-def _build(recipe: Recipe, number: Literal[1, 2]) -> DSM:
-    config = replace(PRESETS[recipe.preset], stage=number)
-    text = text_embeddings(recipe) if number == 2 else None
-    network = build(config, text)
-    if recipe.backbone is not None and number == 1:
+def refuse_start(card: Card, recipe: Recipe, number: Literal[1, 2], where: Path) -> None:
+    """Refuse weights that a stage cannot start from.
+
+    A baseline, and Stage 1, start from whatever they have in common with others, such as the backbone. Stage 2 goes on
+    from DSM's organ queries: of a Stage 1 as in its own row of Table 5, or of a Stage 2 of that row. sml measures the
+    logits of swin_unetr.
+
+    Raises:
+        WeightsError: they are of another preset, or not such weights.
+    """
+    what = mend = ""
+    if card.preset != recipe.preset:
+        what = f"is of preset {card.preset}, the recipe of {recipe.preset}"
+        mend = "Choose weights of the same preset, or change the recipe's."
+    elif recipe.method == "sml" and card.method not in ("swin_unetr", "sml"):
+        what, mend = f"is of method {card.method}; sml measures swin_unetr", "Train method swin_unetr, and name that."
+    elif recipe.method == "dsm" and number == 2 and not _goes_on(card, recipe):
+        row = f"{card.method} ({card.ablation}, stage {card.stage})"
+        what = f"is of {row}, whose organ queries are not those of the recipe's Stage 2 ({recipe.ablation})"
+        mend = "Choose weights of a Stage 1 that fits, or give the recipe a stage_1."
+    if what:
+        raise WeightsError(what, where=where, mend=mend)
+
+
+def _goes_on(card: Card, recipe: Recipe) -> bool:
+    if card.method != "dsm":
+        return False
+    if card.stage == 2:
+        return card.ablation == recipe.ablation
+    return ablated(PRESETS[card.preset], card.ablation).state_space == recipe.network.state_space
+
+
+def _build(recipe: Recipe, number: Literal[1, 2], data: Data) -> DSM | Baseline:
+    config = replace(recipe.network, stage=number)
+    text = text_embeddings(recipe) if recipe.reads_text and number == 2 else None
+    network: DSM | Baseline
+    if recipe.method == "dsm":
+        network = build(config, text)
+    else:
+        trained = torch.tensor([one.id in data.annotated for one in CLASSES])
+        network = baselines.build(recipe.method, config, text, trained)
+    if recipe.backbone is not None and number == recipe.stages[0][0]:
         checkpoint.fill_backbone(network.backbone, recipe.backbone)
     if recipe.hardware.strategy == "fsdp":  # takes contiguous parameters alone
         return network

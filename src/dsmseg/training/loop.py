@@ -16,6 +16,7 @@ from dsmseg.training.interruption import Interruption, StoppedError
 from dsmseg.training.journal import Journal, Report
 from dsmseg.training.launching import anywhere, launch
 from dsmseg.training.learner import Learner
+from dsmseg.training.measuring import learner_of
 from dsmseg.training.patches import Batch
 from dsmseg.training.pictures import draw_answer, require_matplotlib
 from dsmseg.training.prompts import text_embeddings
@@ -49,7 +50,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     data = {number: open_data(recipe, number) for number, _ in recipe.stages}
     for number, _ in recipe.stages:  # what the card would refuse at the end is refused now
         describe(recipe, number, data[number], steps=0)
-    if recipe.stage_2 is not None:
+    if recipe.reads_text:
         text_embeddings(recipe)
     if recipe.reporting.pictures_every:
         require_matplotlib()
@@ -63,7 +64,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
             if number < position.stage:
                 run.weights = _weights_of(recipe, directory, number)
                 continue
-            learner = Learner(fabric, recipe, number, stage, data[number].epoch(recipe.batch.size))
+            learner = learner_of(fabric, recipe, number, stage, data[number])
             if begun and position.stage == number:
                 learner.fill(begun, directory / _STATE)
             elif run.weights is not None:

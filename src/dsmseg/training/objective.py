@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from dsmseg.baselines import BaselineOutput
 from dsmseg.model import DSMOutput
 from dsmseg.model.hungarian_matching import hungarian_loss
-from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss, soft_dice
+from dsmseg.model.losses import PartialLabels, mask_loss, part_of, presence_loss, response_loss, soft_dice
 from dsmseg.training.recipe import Loss
 
 
@@ -38,7 +39,8 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
 def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[str, int]:
     """Count what each term is a mean over, so that means of parts of a batch can be put together.
 
-    An annotated class counts, a merged pair once. ``matched``: queries are matched to organs and tumors together.
+    An annotated class counts, a merged pair once; where a baseline's term is a mean over patches, each of them.
+    ``matched``: queries are matched to organs and tumors together.
     """
     everywhere = _judged(labels)
     among_organs = _judged(part_of(labels, 0, organs))
@@ -48,11 +50,12 @@ def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[s
         "response": among_organs,
         "presence": among_organs,
         "alignment": int(labels.annotated.sum()),
+        "query_distribution": len(labels.masks),
     }
 
 
 @torch.no_grad()
-def dice(output: DSMOutput, labels: PartialLabels) -> dict[str, float]:
+def dice(output: DSMOutput | BaselineOutput, labels: PartialLabels) -> dict[str, float]:
     """Give the mean soft Dice of the classes in the patches, for organs and, in Stage 2, tumors; none where none is."""
     count = output.organ_logits.shape[1]
     groups = {"organs": (output.organ_logits, part_of(labels, 0, count))}
@@ -63,13 +66,6 @@ def dice(output: DSMOutput, labels: PartialLabels) -> dict[str, float]:
         for name, (logits, known) in groups.items()
         if (known.masks.flatten(2).any(-1) & known.annotated).any()
     }
-
-
-def part_of(labels: PartialLabels, first: int, end: int) -> PartialLabels:
-    """Give what is known of some classes."""
-    merged = tuple(one for one in labels.merged if first <= one[1] < end and first <= one[2] < end)
-    shifted = tuple((item, left - first, right - first) for item, left, right in merged)
-    return PartialLabels(labels.masks[:, first:end], labels.annotated[:, first:end], shifted)
 
 
 def _judged(labels: PartialLabels) -> int:

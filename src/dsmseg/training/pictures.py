@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dsmseg.baselines import BaselineOutput
 from dsmseg.errors import InputError
 from dsmseg.files import write_atomically
 from dsmseg.model import DSMOutput
@@ -27,7 +28,7 @@ def require_matplotlib() -> None:
         raise InputError(what, mend='Install it: pip install "dsmseg[report]", or set it to 0.') from error
 
 
-def draw_answer(path: Path, batch: Batch, output: DSMOutput) -> None:
+def draw_answer(path: Path, batch: Batch, output: DSMOutput | BaselineOutput) -> None:
     """Draw each patch of a batch: the slice that shows most, with the labels and with the network's answer.
 
     As radiologists see it: the patient's right on the left.

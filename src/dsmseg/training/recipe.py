@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from dsmseg.baselines import Method
 from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
-from dsmseg.model import PRESETS
+from dsmseg.model import PRESETS, Ablation, DSMConfig, ablated
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -20,6 +21,7 @@ Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 STAGE_1_PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head")
 PARTS = (*STAGE_1_PARTS, "tumor_decoder", "tumor_head", "text_alignment")
+BASELINE_PARTS = ("backbone",)
 
 
 _USUAL = Balance()
@@ -114,6 +116,11 @@ class AugmentationRange(_Section):
     gamma_chance: Fraction = 0.3
 
 
+NO_AUGMENTATION = AugmentationRange(
+    rotation_chance=0.0, scale_chance=0.0, elastic_chance=0.0, brightness_chance=0.0, gamma_chance=0.0
+)
+
+
 class Patch(_Section):
     """Size in voxels, spacing in mm, and how bodies and phantoms are deformed: degrees, relative size, mm.
 
@@ -197,14 +204,15 @@ class Hardware(_Section):
 
     devices: processes on each machine, or GPUs; nodes: machines. strategy: auto, ddp or fsdp. accumulate: parts that a
     step's batch is worked through in. checkpointing: activations are computed again instead of kept. workers:
-    processes that draw patches.
+    processes that draw patches. precision: auto is bf16 where the processor or GPU has instructions for it; a processor
+    that has none takes some ten times as long to imitate it.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count = 1
     nodes: Count = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     accumulate: Count = 1
     checkpointing: bool = False
     compile: bool = False
@@ -224,6 +232,9 @@ class Reporting(_Section):
 class Recipe(_Section):
     """One training run: Stage 1, Stage 2, or one after the other.
 
+    method: DSM, or a baseline of Tables 2-4 (docs/baselines.md). A baseline learns organs and tumors in one stage,
+    whose course is ``stage_2``; ``sml`` only measures there, on ``swin_unetr`` weights that ``start`` names. ablation:
+    DSM's row of Table 5, by what it leaves out.
     data: the folder that the paths of store, splits, bodies and text start from. start: weights to start from instead
     of chance, packaged ones by name; with ``stage_1`` left out, Stage 2 goes on from them. backbone: what `dsmseg
     weights import` has written, to start from.
@@ -236,6 +247,8 @@ class Recipe(_Section):
     version: str
     licence: str
     preset: Literal["starter", "base", "paper"]
+    method: Method = "dsm"
+    ablation: Ablation = "full"
     seed: Natural = 0
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
     data: Path = Path()
@@ -257,6 +270,18 @@ class Recipe(_Section):
     reporting: Reporting = Reporting()
 
     @property
+    def network(self) -> DSMConfig:
+        """Give the configuration of the network, in its last stage."""
+        return ablated(PRESETS[self.preset], self.ablation)
+
+    @property
+    def reads_text(self) -> bool:
+        """Tell whether the network is built with the class prompts' embeddings."""
+        if self.method == "dsm":
+            return self.stage_2 is not None and self.network.text_alignment
+        return self.method == "universal"
+
+    @property
     def stages(self) -> tuple[tuple[Literal[1, 2], Stage], ...]:
         """Give the stages that this run has, in their order."""
         both: tuple[tuple[Literal[1, 2], Stage | None], ...] = ((1, self.stage_1), (2, self.stage_2))
@@ -269,8 +294,7 @@ class Recipe(_Section):
             raise ValueError(f"preset {self.preset} takes {channels} hu_windows, not {len(self.hu_windows)}")
         if not self.stages:
             raise ValueError("there is neither a stage_1 nor a stage_2")
-        if self.stage_1 is None and self.start is None:
-            raise ValueError("stage_2 alone needs weights to start from: start")
+        self._check_method()
         if self.name in ("state", "recipe"):
             raise ValueError(f"the weights cannot be named '{self.name}': the run has such a file of its own")
         if not self.sampling.anywhere:
@@ -282,12 +306,27 @@ class Recipe(_Section):
             find(name)
         return self
 
+    def _check_method(self) -> None:
+        if self.method == "dsm":
+            if self.stage_1 is None and self.start is None:
+                raise ValueError("stage_2 alone needs weights to start from: start")
+            return
+        if self.ablation != "full":
+            raise ValueError(f"ablation is a row of DSM's Table 5, which method {self.method} does not have")
+        if self.stage_1 is not None:
+            raise ValueError(f"method {self.method} has one stage, stage_2: leave stage_1 out (stage_1=null)")
+        if self.method == "sml" and self.start is None:
+            raise ValueError("method sml measures the logits of trained swin_unetr weights: name them as start")
+        if strange := set(self.freeze) - set(BASELINE_PARTS):
+            raise ValueError(f"method {self.method} has no part '{min(strange)}' to freeze")
+
     def _check_what_learns(self) -> None:
         for number, parts in ((1, STAGE_1_PARTS), (2, PARTS)):
             if number in dict(self.stages) and set(parts) <= set(self.freeze):
                 raise ValueError(f"freeze leaves Stage {number} nothing to learn")
         taught = self.loss.certainty == "learned" or self.loss.alignment > 0
-        if self.stage_2 is not None and not taught and "text_alignment" not in self.freeze:
+        aligns = self.method == "dsm" and self.reads_text
+        if aligns and not taught and "text_alignment" not in self.freeze:
             told = f"loss.certainty = {self.loss.certainty} leaves nothing that teaches text_alignment"
             raise ValueError(f"{told}: give loss.alignment a weight, or freeze it")
 

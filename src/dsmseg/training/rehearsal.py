@@ -8,7 +8,7 @@ from dsmseg import resources
 from dsmseg.taxonomy import by_id
 from dsmseg.training.card import describe
 from dsmseg.training.launching import launch
-from dsmseg.training.learner import Learner
+from dsmseg.training.measuring import learner_of
 from dsmseg.training.recipe import Recipe
 from dsmseg.training.sources import drawn, loader, open_data
 
@@ -27,7 +27,7 @@ def rehearse(recipe: Recipe) -> dict[str, Any]:
     for number, stage in recipe.stages:
         data = open_data(recipe, number)
         describe(recipe, number, data, steps=0)
-        learner = Learner(fabric, recipe, number, stage, data.epoch(recipe.batch.size))
+        learner = learner_of(fabric, recipe, number, stage, data)
         if recipe.start is not None and number == recipe.stages[0][0]:
             learner.start_from(recipe.start)
         batches = drawn(loader(data, recipe, range(_STEPS), rank=fabric.global_rank, ranks=fabric.world_size))

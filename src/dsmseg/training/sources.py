@@ -17,7 +17,7 @@ from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.warp import WarpRange
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
-from dsmseg.training.recipe import Recipe
+from dsmseg.training.recipe import NO_AUGMENTATION, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
     batch = recipe.batch
     if batch.stored:
         balance = Balance(**recipe.sampling.model_dump())
+        limits = NO_AUGMENTATION if recipe.method == "sml" else recipe.augmentation
         stored = StoredPatches(
-            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=recipe.augmentation, balance=balance,
+            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=limits, balance=balance,
             batch=batch.stored, seed=recipe.seed + stage,
         )  # fmt: skip
         sources.append((stored, batch.stored))

@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -232,10 +233,12 @@ def test_a_call_inside_of_another_one_stays_in_its_thread(threads):
     threads(2)
     inside = []
 
+    def take_part(here, first, last):
+        inside.append((threading.get_ident() == here, last - first))
+
     def work(start, stop):
         for _ in range(start, stop):
-            here = threading.get_ident()
-            in_threads(lambda first, last: inside.append((threading.get_ident() == here, last - first)), 3)
+            in_threads(partial(take_part, threading.get_ident()), 3)
 
     in_threads(work, 8)
     assert inside == [(True, 3)] * 8

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsmseg.compilation import compiled
 from dsmseg.model.kernels import in_threads
-from dsmseg.model.kernels.compilation import compiled
 from dsmseg.model.kernels.fast_math import LOG2_E, exp2
 
 Array = Any

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from dsmseg.compilation import compiled
 from dsmseg.model.kernels import in_threads
-from dsmseg.model.kernels.compilation import compiled
 from dsmseg.model.kernels.fast_math import LOG2_E, exp2m1
 
 CHUNK = 64  # tokens; a chunk's states and transitions stay in the second cache of one core

@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 
 EPSILON = 1e-5
 """Added to the variance, as in every instance normalization."""

@@ -15,8 +15,8 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
+from dsmseg.compilation import compiled
 from dsmseg.model.kernels import in_threads
-from dsmseg.model.kernels.compilation import compiled
 from dsmseg.model.kernels.fast_math import LOG2_E, exp2
 
 ROW = 352

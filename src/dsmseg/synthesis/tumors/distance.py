@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 
 _ANGLES = 49  # directions in which a long axis is sought
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 from numpy.typing import NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 from dsmseg.synthesis.tumors.grid import Box, Point
 
 Labels = Shaped[NDArray[Any], "x y z"]

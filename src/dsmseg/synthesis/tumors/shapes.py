@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float64
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 from dsmseg.synthesis.noise import seed_of, smooth_noise
 from dsmseg.synthesis.tumors.draws import cross, direction, length_of, rotation, uniform
 from dsmseg.synthesis.tumors.grid import Box, Point
