@@ -1,4 +1,4 @@
-"""The command line: verbs only; `dsmseg weights`, `dsmseg datasets` and `dsmseg synth` have files of their own.
+"""The command line: verbs only; `dsmseg weights`, `datasets`, `synth`, `evaluate` and `bench` have files of their own.
 
 Each verb imports its room when it runs, so that help answers at once.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dsmseg import cli_datasets, cli_synth, cli_weights, console
+from dsmseg import cli_bench, cli_datasets, cli_evaluate, cli_synth, cli_weights, console
 from dsmseg.cli_options import STYLE, AsJson
 from dsmseg.errors import DsmsegError, InputError
 
@@ -34,6 +34,8 @@ app = typer.Typer(help="Organs and tumors in CT, by the DSM network. Research so
 app.add_typer(cli_weights.app, name="weights")
 app.add_typer(cli_datasets.app, name="datasets")
 app.add_typer(cli_synth.app, name="synth")
+app.command("evaluate")(cli_evaluate.evaluate)
+app.command("bench")(cli_bench.bench)
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes a GPU if it can.")]
 Weights = Annotated[str, typer.Option(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]

@@ -8,7 +8,10 @@ from cli_helpers import run_process
 from dsmseg import cli
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["train", "--help"], ["weights", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["predict", "--help"], ["train", "--help"], ["weights", "--help"], ["evaluate", "--help"]],
+)
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
     script = f"import sys; from dsmseg import cli; cli.run({arguments!r}); print(*sys.modules, file=sys.stderr)"
     loaded = set(run_process("-c", script).stderr.split())

@@ -26,21 +26,21 @@ def _with_minilm():
     [("hepatic tumor", "Liver Tumor"), ("the spleen", "Spleen"), ("hepatocellular carcinoma", "Liver Tumor")],
 )
 def test_without_text_alignment_class_prompts_are_compared(text, name):
-    (match,) = Prompts([text], ENCODER).matches([], CLASSES)
+    (match,) = Prompts.encoded([text], ENCODER).matches([], CLASSES)
     assert (match.query.name, match.compared_with) == (name, "class prompt")
     assert -1 <= match.runners_up[0][1] <= match.similarity <= 1
     assert 0 < match.probability <= 1
 
 
 def test_the_text_of_a_class_itself_fits_its_query_wholly():
-    matches = Prompts([one.name for one in CLASSES], ENCODER).matches([], CLASSES)
+    matches = Prompts.encoded([one.name for one in CLASSES], ENCODER).matches([], CLASSES)
     assert [match.query for match in matches] == list(CLASSES)
     assert min(match.similarity for match in matches) > 0.999
     assert [in_prompt(one.name) for one in CLASSES] == [one.prompt for one in CLASSES]
 
 
 def test_only_what_the_weights_know_is_chosen():
-    (match,) = Prompts(["liver tumor"], ENCODER).matches([], [find("Liver"), find("Colon Tumor")])
+    (match,) = Prompts.encoded(["liver tumor"], ENCODER).matches([], [find("Liver"), find("Colon Tumor")])
     assert match.query.name in ("Liver", "Colon Tumor")
     assert match.similarity < 0.9
 
@@ -48,12 +48,12 @@ def test_only_what_the_weights_know_is_chosen():
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_empty_text_is_told(text):
     with pytest.raises(InputError, match="prompt is empty"):
-        Prompts([text], ENCODER)
+        Prompts.encoded([text], ENCODER)
 
 
 def test_weights_of_another_text_encoder_are_told():
     with pytest.raises(InputError, match="needs weights that were trained with all-MiniLM"):
-        Prompts(["liver"], "ViT-B/32")
+        Prompts.encoded(["liver"], "ViT-B/32")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def describe_index(path: Path) -> Description:
         content = json.loads(path.read_text(encoding="utf-8"))
         labels = content["labels"]
         channels = _channels(content.get("channel_names") or content["modality"])
-        by_name_ = _by_name(labels)
+        by_name_ = ids_by_name(labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"is no dataset.json of nnU-Net or MSD ({type(error).__name__}: {error})",
@@ -92,13 +92,13 @@ def describe_index(path: Path) -> Description:
                 "labels": ["labelsTr/{case}"],
                 "index": None if nnunet else _INDEX,
             },
-            **_classes(by_name_, _words(title) or _words(path.parent.name)),
+            **_classes(by_name_, title_words(title) or title_words(path.parent.name)),
         },
         path,
     )
 
 
-def _by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def ids_by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Give the ids of each name: nnU-Net writes name -> id or ids (regions), MSD id -> name."""
     found: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
@@ -120,24 +120,30 @@ def _channels(content: Any) -> list[str]:
     return list(values)
 
 
+def meanings(names: Iterable[str], title: str = "") -> dict[str, tuple[StructureClass, ...]]:
+    """Look up what the labels of a data set of this title mean: a class, both sides of an organ, or nothing known.
+
+    A tumor without an organ in its name ("tumor", "cancer") is that of the organ beside it, or of the title.
+    """
+    meant = {name: _look_up(name) for name in names}
+    organs = [one for found in meant.values() for one in found if one.kind == "organ" and len(found) <= 2]
+    return {name: _of_organ(name, organs, title) if len(found) > 2 else found for name, found in meant.items()}
+
+
 def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, Any]:
     singles = {ids[0]: name for name, ids in by_name_.items() if len(ids) == 1}
     all_ids = sorted({id for ids in by_name_.values() for id in ids})
     names = {
         id: singles.get(id, f"label {id}" if f"label {id}" not in by_name_ else f"the label {id}") for id in all_ids
     }
-    meant = {name: _look_up(name) for name in by_name_}
-    organs = [one for found in meant.values() for one in found if one.kind == "organ" and len(found) <= 2]
-    for name, found in meant.items():
-        if len(found) > 2:
-            meant[name] = _of_organ(name, organs, title)
+    meant = meanings(by_name_, title)
     ids_of: dict[str, set[int]] = {}
     for name, found in meant.items():
         if len(found) == 1:
             ids_of.setdefault(found[0].name, set()).update(by_name_[name])
     for one in CLASSES:
         if one.kind == "tumor" and one.name in ids_of:
-            for host in _homes(one):
+            for host in homes(one):
                 if host in ids_of:
                     ids_of[host] |= ids_of[one.name]
     separated = []
@@ -148,7 +154,7 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
             and not {one.name for one in found} <= ids_of.keys()  # each side has a label of its own too
         ):
             right, left = sorted(found, key=lambda one: one.side == "left")
-            tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in _homes(one)]
+            tumors = [one.name for one in CLASSES if one.name in ids_of and right.name in homes(one)]
             ids = set(by_name_[name]).union(*(ids_of[tumor] for tumor in tumors))
             rule = RULE_OF[right.name]
             separated.append(
@@ -161,7 +167,7 @@ def _classes(by_name_: Mapping[str, tuple[int, ...]], title: str) -> dict[str, A
     }
 
 
-def _homes(one: StructureClass) -> tuple[str, ...]:
+def homes(one: StructureClass) -> tuple[str, ...]:
     """Give the organs that a tumor is a part of: its main host, on both sides. It lies beside the others."""
     return tuple(host for host in one.hosts if _bare(host) == _bare(one.hosts[0]))
 
@@ -205,7 +211,7 @@ def _like_totalsegmentator(folder: Path) -> Description:
     return describe(model, folder)
 
 
-def _words(text: str) -> str:
+def title_words(text: str) -> str:
     """Give the words of a title such as ``Task06_Lung``, ``Dataset010_Colon`` or ``HepaticVessel``."""
     text = re.sub(r"(?i)^(task|dataset)_?\d+", "", text)
     return " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text))

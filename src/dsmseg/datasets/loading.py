@@ -81,15 +81,17 @@ class LoadedCase:
     print: Fingerprint
 
 
-def load_case(files: CaseFiles, description: Description, spacing: tuple[float, float, float]) -> LoadedCase:
-    """Read a case and bring it to ``spacing`` (mm): linear for the image, nearest for labels.
+def load_case(
+    files: CaseFiles, description: Description, spacing: tuple[float, float, float] | None = None
+) -> LoadedCase:
+    """Read a case and bring it to ``spacing`` (mm): linear for the image, nearest for labels. None: as the scan has it.
 
     Raises:
         InputError: a file cannot be read or used.
         GridMismatchError: the labels do not lie on the image's voxels, however they may be placed.
     """
     scan = read_scan(files.image)
-    image = resample(scan, spacing)
+    image = scan if spacing is None else resample(scan, spacing)
     content = fingerprint(scan.array)
     placer = _Placer(scan, description)
     unknown: tuple[int, ...] = ()

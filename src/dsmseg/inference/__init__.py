@@ -6,5 +6,17 @@ from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.prediction import CaseResult, predict
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.segmenter import Segmenter
+from dsmseg.inference.soft_maps import SoftMaps, soft_maps
 
-__all__ = ["Case", "CaseResult", "Lesion", "Progress", "Segmentation", "Segmenter", "find_cases", "predict"]
+__all__ = [
+    "Case",
+    "CaseResult",
+    "Lesion",
+    "Progress",
+    "Segmentation",
+    "Segmenter",
+    "SoftMaps",
+    "find_cases",
+    "predict",
+    "soft_maps",
+]

@@ -10,7 +10,7 @@ voxels int64. A box is six of them: the first voxel and the one after the last, 
 import numpy as np
 from numba import njit
 
-from dsmseg.model.kernels.compilation import compiled
+from dsmseg.compilation import compiled
 from dsmseg.model.kernels.fast_math import LOG2_E, exp2
 
 ONE = np.float32(1)

@@ -20,6 +20,7 @@ from dsmseg.text import packaged_embeddings
 _ENCODER = "all-MiniLM-L6-v2"
 _TEMPERATURE = 0.01  # tau of Eq. 20
 _NAMED = 3
+WINDOWS_HEARD = 4  # of a scan, to find what a text means in it
 BY_QUERY, BY_PROMPT = "query", "class prompt"
 
 
@@ -56,10 +57,15 @@ class Match:
         }
 
 
+@dataclass(frozen=True, slots=True)
 class Prompts:
-    """Texts, encoded as the class prompts of the weights were."""
+    """Texts, and their embeddings by the text encoder of the weights."""
 
-    def __init__(self, texts: Sequence[str], text_encoder: str) -> None:
+    texts: tuple[str, ...]
+    embeddings: Float[Tensor, "text embedding"]
+
+    @classmethod
+    def encoded(cls, texts: Sequence[str], text_encoder: str) -> "Prompts":
         """Encode ``texts``.
 
         Raises:
@@ -70,8 +76,12 @@ class Prompts:
                 f"free text needs weights that were trained with {_ENCODER}, not with {text_encoder}",
                 mend="Name classes instead (--classes).",
             )
-        self.texts = tuple(texts)
-        self._embeddings = torch.from_numpy(np.stack([_encoded(text) for text in texts]))
+        return cls(tuple(texts), torch.from_numpy(np.stack([_encoded(text) for text in texts])))
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[StructureClass], alignment: TextAlignment) -> "Prompts":
+        """Take the prompts of classes, by their names, as the weights hold them."""
+        return cls(tuple(one.name for one in classes), alignment.text_embeddings[[one.id - 1 for one in classes]].cpu())
 
     @contextmanager
     def listening(self, alignment: TextAlignment | None) -> Iterator[list[Float[Tensor, "query text"]]]:
@@ -80,7 +90,7 @@ class Prompts:
 
         def listen(module: nn.Module, arguments: tuple[Tensor, ...], _: Tensor) -> None:
             if isinstance(module, TextAlignment):
-                texts = self._embeddings.to(module.text_embeddings.device)
+                texts = self.embeddings.to(module.text_embeddings.device)
                 heard.extend(module.similarity(arguments[0], texts).cpu())
 
         handle = alignment.register_forward_hook(listen) if alignment is not None else None
@@ -97,7 +107,7 @@ class Prompts:
         else:
             classes = torch.from_numpy(packaged_embeddings())
             center = classes.mean(dim=0)
-            similarity, compared_with = _cosines(classes - center, self._embeddings - center), BY_PROMPT
+            similarity, compared_with = _cosines(classes - center, self.embeddings - center), BY_PROMPT
         rows = similarity[[one.id - 1 for one in known]]
         probability = (rows / _TEMPERATURE).softmax(dim=0)
         matches = []

@@ -24,7 +24,7 @@ from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.layers import Layers
 from dsmseg.inference.lesions import find_lesions
 from dsmseg.inference.memory import Need, refuse_too_large, telling_memory
-from dsmseg.inference.prompting import Match, Prompts
+from dsmseg.inference.prompting import WINDOWS_HEARD, Match, Prompts
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.windows import DEFAULT_OVERLAP
@@ -34,7 +34,6 @@ from dsmseg.volume.body import TISSUE_HU
 
 _Part = TypeVar("_Part")
 
-_WINDOWS_HEARD = 4
 _NO_BODY = f"no body found (nothing in the scan is denser than {TISSUE_HU:.0f} HU), so the result is empty"
 
 
@@ -77,7 +76,7 @@ class Segmenter:
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         chosen = choose_classes(card, classes)
         self.choice = chosen.only(()) if prompts and classes is None else chosen
-        self._prompts = Prompts(prompts, card.text_encoder) if prompts else None
+        self._prompts = Prompts.encoded(prompts, card.text_encoder) if prompts else None
         self._overlap = overlap
         self._runtime = choose_runtime(device)
         placed = network.to(self._runtime.device).eval()
@@ -173,7 +172,7 @@ class Segmenter:
         alignment = getattr(self._network, "text_alignment", None)
         with self._prompts.listening(alignment) as heard:
             if alignment is not None:
-                self._window(frame, self.choice, None).look(_WINDOWS_HEARD)
+                self._window(frame, self.choice, None).look(WINDOWS_HEARD)
         return self._prompts.matches(heard, self.choice.known_organs + self.choice.known_tumors)
 
     def _window(self, frame: Frame, choice: Choice, progress: Progress | None) -> SlidingWindow:

@@ -44,19 +44,24 @@ _PLANES = (
 )
 
 
-def orthogonal_views(volume: Volume, layers: Sequence[NDArray[np.integer]]) -> list[View]:
+def orthogonal_views(
+    volume: Volume, layers: Sequence[NDArray[np.integer]], chosen_by: Sequence[NDArray[np.integer]] | None = None
+) -> list[View]:
     """Return the axial, coronal and sagittal slice that show the most of the labeled classes.
 
     Args:
         volume: the scan, HU on a RAS grid.
         layers: label maps (X, Y, Z) of taxonomy ids on that grid; they may overlap one another.
+        chosen_by: label maps whose classes choose the slices and the frame; None is ``layers``.
     """
-    box = _body_box(volume, layers)
+    choosing = layers if chosen_by is None else chosen_by
+    box = _body_box(volume, choosing)
     scan = volume.array[box]
     cropped = [layer[box] for layer in layers]
+    choosing = [layer[box] for layer in choosing]
     views = []
     for name, axis, axes, marks in _PLANES:
-        index = _most_telling_slice(cropped, axis)
+        index = _most_telling_slice(choosing, axis)
         spacing = (volume.spacing[axes[0]], volume.spacing[axes[1]])
         image = scan.take(index, axis)
         views.append(

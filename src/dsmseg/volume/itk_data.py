@@ -60,6 +60,11 @@ def header_and_data(path: Path) -> list[Path] | None:
     return [path, data] if name and data.is_file() else [path]
 
 
+def nrrd_fields(path: Path) -> dict[str, str]:
+    """Give the fields of a NRRD header, names in lower case; the value of a key and value pair begins with ``=``."""
+    return _nrrd_header(path)[0]
+
+
 def damaged(path: Path, format_name: str) -> InputError:
     """Return the refusal of a file that is not what its name says."""
     return InputError(

@@ -42,6 +42,7 @@ _DAMAGE = (
 )
 _WRITABLE = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "float32"))
 _HEADER_BYTES = 540
+_COMMENT = 6
 _CHUNK_BYTES = 1 << 20
 _LARGEST_GZIP_RATIO = 1032  # a byte of deflate holds at most four runs of 258 bytes
 
@@ -77,6 +78,18 @@ def read_nifti_grid(path: Path) -> Grid:
             with _quiet, np.errstate(all="ignore"):
                 _, shape, affine = _checked(stream, path)
     return Grid(shape, affine.copy())
+
+
+def read_nifti_comments(path: Path) -> list[str]:
+    """Read the comments (extensions of code 6) of a NIfTI header; what is not text is passed over.
+
+    Raises:
+        InputError: damaged.
+    """
+    with _opened(path) as stream, _quiet, _finding_damage(path):
+        extensions = _image(stream).header.extensions
+    content = [one.get_content() for one in extensions if one.get_code() == _COMMENT]
+    return [one if isinstance(one, str) else bytes(one).rstrip(b"\0").decode("utf-8", "replace") for one in content]
 
 
 def write_nifti(

@@ -1,4 +1,4 @@
-"""The two doors in: `read_scan` for a CT, `read_labels` for a label map."""
+"""The doors in: `read_scan` for a CT, `read_labels` for a label map, `read_map` for that or a map of scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +55,27 @@ def read_labels(path: str | Path) -> Volume:
     Raises:
         InputError: missing, damaged, of an unknown kind, or with values that are not whole numbers from 0.
     """
-    path = Path(path)
+    volume = _read_values(Path(path))
+    return Volume(_whole_numbers(volume.array, Path(path)), volume.affine, volume.own)
+
+
+def read_map(path: str | Path) -> Volume:
+    """Read what a label map file holds in RAS: labels as `read_labels`, or float32 scores where there are fractions.
+
+    Raises:
+        InputError: missing, damaged, of an unknown kind, with NaN or infinity, or with negative whole numbers alone.
+    """
+    volume = _read_values(Path(path))
+    values = volume.array
+    if values.dtype.kind == "f":
+        if not np.isfinite(values.sum(dtype=np.float64)):
+            raise InputError("holds NaN or infinite values", where=path, mend="Replace them, and save it.")
+        if (values % 1 != 0).any():
+            return Volume(values.astype(np.float32, order="K", copy=False), volume.affine, volume.own)
+    return Volume(_whole_numbers(values, Path(path)), volume.affine, volume.own)
+
+
+def _read_values(path: Path) -> Volume:
     if path.is_dir() or path.suffix.lower() == ".zip":
         raise InputError("is not a label map file", where=path, mend=f"Give one of {_known_extensions()}.")
     stored = _read_file_or_dicom(path)
@@ -65,7 +85,7 @@ def read_labels(path: str | Path) -> Volume:
     if (stored.slope, stored.intercept) != (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):
             values = values * stored.slope + stored.intercept
-    return Volume(_whole_numbers(values, path), volume.affine, volume.own)
+    return Volume(values, volume.affine, volume.own)
 
 
 def source_files(path: Path) -> list[Path] | None:

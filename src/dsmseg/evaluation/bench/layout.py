@@ -1,0 +1,117 @@
+"""A table as numbers and as a page: ours beside the paper's own."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsmseg.evaluation.bench.tables import FIGURES, Column, Table
+from dsmseg.evaluation.summaries import Summary
+from dsmseg.files import write_atomically
+
+_HEADS = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑"}
+_MORE = ("host_auroc", "host_fpr95", "anomaly_auroc", "anomaly_fpr95", "anomaly_host_auroc", "anomaly_host_fpr95")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One case of one column, as one training of one row scored it; a row for each class that it shows."""
+
+    row: str
+    column: Column
+    seed: int
+    case: str
+    classes: Sequence[dict[str, Any]]
+
+    def mean(self, figure: str) -> float | None:
+        """Give the mean of a figure over the classes."""
+        values = [one[figure] for one in self.classes if one.get(figure) is not None]
+        return float(np.mean(values)) if values else None
+
+
+def summarize(table: Table, scored: Iterable[Scored]) -> dict[str, Any]:
+    """Sum up what was scored.
+
+    A case's figure is the mean over seeds; mean and standard error are over cases, as the paper has them. ``seeds``
+    holds the mean over cases of each seed, and so shows what chance in training makes.
+    """
+    by_place: dict[tuple[str, str], list[Scored]] = defaultdict(list)
+    for one in scored:
+        by_place[one.row, one.column.title].append(one)
+    content = []
+    for row in table.rows:
+        columns = []
+        for place, column in enumerate(table.columns):
+            found = by_place.get((row.key, column.title), []) if row.method is not None else []
+            columns.append(
+                {
+                    "title": column.title,
+                    "seen": column.seen,
+                    "cases": len({one.case for one in found if one.classes}),
+                    "ours": {name: _figure(found, name) for name in (*FIGURES, *_MORE)},
+                    "answered_by": sorted({str(one["answered_by"]) for case in found for one in case.classes}),
+                    "paper": dict(zip(FIGURES, row.paper[place], strict=True)) if row.paper else None,
+                }
+            )
+        content.append({"title": row.title, "row": row.key if row.method else None, "columns": columns})
+    return {"table": table.name, "caption": table.caption, "rows": content}
+
+
+def _figure(scored: Sequence[Scored], name: str) -> dict[str, Any]:
+    by_case: dict[str, list[float]] = defaultdict(list)
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for one in scored:
+        value = one.mean(name)
+        if value is not None:
+            by_case[one.case].append(value)
+            by_seed[one.seed].append(value)
+    summary = Summary.of([float(np.mean(values)) for values in by_case.values()])
+    return {
+        "n": summary.n,
+        "mean": summary.mean,
+        "se": summary.se,
+        "seeds": {str(seed): float(np.mean(values)) for seed, values in sorted(by_seed.items())},
+    }
+
+
+def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
+    """Write a table as Markdown, in the paper's layout, each of our figures above the paper's."""
+    lines = [f"# {table.name.capitalize()}: {table.caption}", ""]
+    heads = [f"{column.title} {_HEADS[name]}" for column in table.columns for name in FIGURES]
+    lines += [_line(["method", *heads]), _line(["---"] * (1 + len(heads)))]
+    for row in summary["rows"]:
+        if row["row"] is not None:
+            lines.append(_line([row["title"], *(_ours(column, name) for column in row["columns"] for name in FIGURES)]))
+        if any(column["paper"] for column in row["columns"]):
+            own = [_papers(column, name) for column in row["columns"] for name in FIGURES]
+            lines.append(_line([f"*{row['title']}, the paper's*", *own]))
+    made = summary["made_by"]
+    lines += [
+        "",
+        "Mean ± standard error over cases in %, each case's figure a mean over seeds. AUROC and FPR₉₅ are over the "
+        "voxels of the body. The paper's figures are of real scans.",
+        "",
+        f"dsmseg {made['dsmseg']}, torch {made['torch']}, scale {made['scale']}, {made['seeds']} seeds, "
+        f"{made['cores']} cores ({made['processor']}){', ' + made['gpu'] if made['gpu'] else ''}.",
+    ]
+    text = "\n".join(lines) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _ours(column: dict[str, Any], name: str) -> str:
+    figure = column["ours"][name]
+    return Summary(figure["n"], figure["mean"], figure["se"]).text()
+
+
+def _papers(column: dict[str, Any], name: str) -> str:
+    if not column["paper"]:
+        return ""
+    mean, error = column["paper"][name]
+    return f"*{mean:.2f}±{error:.2f}*"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

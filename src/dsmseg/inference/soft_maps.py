@@ -1,0 +1,136 @@
+"""Probabilities of classes at each voxel of a scan: for those who measure scores rather than labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from torch import nn
+
+from dsmseg.checkpoint import Card
+from dsmseg.inference.blending import SlidingWindow, Tiling
+from dsmseg.inference.framing import Frame, frame_body
+from dsmseg.inference.prompting import WINDOWS_HEARD, Prompts
+from dsmseg.inference.runtime import choose_runtime
+from dsmseg.inference.soft_masks import SoftMasks
+from dsmseg.inference.windows import DEFAULT_OVERLAP
+from dsmseg.model.text_alignment import TextAlignment
+from dsmseg.taxonomy import CLASSES, ORGANS, TUMORS, StructureClass
+from dsmseg.volume import Volume, resample_onto
+
+Map = Float32[NDArray[np.float32], "x y z"]
+
+ANY_TUMOR = "any tumor"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftMaps:
+    """What a network says of a scan, on its grid in RAS.
+
+    probabilities: of each class that was asked for, by name, 0..1, and 0 outside of the body. anomaly: 1 + A, 0..1.
+    answered_by: which query answered for a class that the weights were not trained for, or "any tumor".
+    """
+
+    probabilities: dict[str, Map]
+    anomaly: Map
+    answered_by: dict[str, str]
+
+
+def soft_maps(
+    network: nn.Module,
+    card: Card,
+    volume: Volume,
+    classes: Sequence[StructureClass],
+    *,
+    overlap: float = DEFAULT_OVERLAP,
+    device: str = "auto",
+) -> SoftMaps:
+    """Give the probabilities of ``classes``, each for itself: nothing competes, and anatomy has no say.
+
+    A class that the weights were not trained for is answered as its method does it: by DSM, the query that fits the
+    class's prompt best in this scan (Eq. 20), and where weights have no text alignment, the most probable tumor of any
+    kind; by a baseline, its own rule for unseen kinds.
+
+    Args:
+        network: with the weights of ``card``, in evaluation mode.
+        card: of the weights.
+        volume: the scan.
+        classes: of the taxonomy.
+        overlap: as for `Segmenter`.
+        device: as for `Segmenter`.
+    """
+    runtime = choose_runtime(device)
+    network = network.to(runtime.device)
+    frame = frame_body(volume, card.spacing_mm, card.window)
+
+    def window(tiling: Tiling) -> SlidingWindow:
+        return SlidingWindow(network, frame.hu, frame.body, tiling, runtime)
+
+    known = tuple(one for one in CLASSES if one.name in card.organs or one.name in card.tumors)
+    unknown = [one for one in classes if one not in known]
+    standing_in: dict[str, StructureClass | None] = {}
+    alignment = getattr(network, "text_alignment", None)
+    if card.method == "dsm" and unknown:
+        standing_in = {one.name: None for one in unknown}
+        if isinstance(alignment, TextAlignment):
+            look = window(_tiling(card, overlap, (), ()))
+            prompts = Prompts.of_classes(unknown, alignment)
+            with prompts.listening(alignment) as heard:
+                look.look(WINDOWS_HEARD)
+            standing_in = {match.text: match.query for match in prompts.matches(heard, known)} if heard else {}
+    answering = {one.name: standing_in.get(one.name, one) for one in classes}
+    sources = {one for one in answering.values() if one is not None}
+    trained = [one for one in known if one.kind == "tumor"]
+    asks_any = None in answering.values() and bool(trained)
+    if asks_any and not any(one.kind == "tumor" for one in sources):
+        sources.add(trained[0])
+    organs, tumors = ([one for one in kind if one in sources] for kind in (ORGANS, TUMORS))
+    fields = _collect(window(_tiling(card, overlap, organs, tumors, trained if asks_any else ())), frame)
+    by_class = dict(zip([*organs, *tumors], fields, strict=False))
+    any_tumor = fields[len(organs) + len(tumors)] if asks_any else np.zeros_like(fields[-1])
+
+    def restored(field: Map) -> Map:
+        result: Map = resample_onto(Volume(field, frame.grid.affine, frame.grid), volume.grid).array
+        return result
+
+    return SoftMaps(
+        {name: restored(any_tumor if source is None else by_class[source]) for name, source in answering.items()},
+        restored(fields[-1]),
+        {one.name: _told(answering[one.name]) for one in unknown if answering[one.name] is not one},
+    )
+
+
+def _told(source: StructureClass | None) -> str:
+    return ANY_TUMOR if source is None else source.name
+
+
+def _tiling(
+    card: Card,
+    overlap: float,
+    organs: Sequence[StructureClass],
+    tumors: Sequence[StructureClass],
+    any_of: Sequence[StructureClass] = (),
+) -> Tiling:
+    first_organ, first_tumor = ORGANS[0].id, TUMORS[0].id
+    return Tiling(
+        size=card.window,
+        overlap=overlap,
+        hu_windows=card.hu_windows,
+        organs=[one.id - first_organ for one in organs],
+        tumors=[one.id - first_tumor for one in tumors],
+        other_tumors=[one.id - first_tumor for one in any_of],
+    )
+
+
+def _collect(window: SlidingWindow, frame: Frame) -> list[Map]:
+    """Give the fields of all slabs put together, on the frame's grid (x, y, z): organs, tumors, anomaly."""
+    parts: list[list[torch.Tensor]] = []
+    for slab in window:
+        masks: list[SoftMasks] = [slab.organs, slab.tumors, slab.anomaly]
+        new = slice(slab.new - slab.start, None)
+        parts.append([(one.sums[..., new] * one.shares[..., new]).clamp(0, 1) for one in masks])
+    if not parts:
+        return []
+    return list(torch.cat([torch.cat(one) for one in parts], dim=-1).numpy())

@@ -1,0 +1,162 @@
+"""A bench scores every case once, goes on where it was stopped, and refuses what would not be honest."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dsmseg import checkpoint
+from dsmseg.checkpoint import Card
+from dsmseg.errors import InputError
+from dsmseg.evaluation.bench import Data, Plan, load_table, run, run_table
+from dsmseg.model import DSMOutput
+from dsmseg.volume import Volume, write_nifti
+
+HEADER = "dataset,case,official,paper,clean,supervised,why,stages\n"
+SETS = {
+    "virtual_lits": ({"background": 0, "Liver": 1, "Liver Tumor": 2}, "testing", "2"),
+    "virtual_msd_colon": ({"background": 0, "Colon Tumor": 1}, "inference", ""),
+}
+
+
+class Bright(nn.Module):
+    """Finds as any tumor what is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        logits = (image[:, -1:] - 0.6) * 40
+        return DSMOutput(
+            logits.expand(-1, 25, -1, -1, -1) - 20, None, [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
+            logits.expand(-1, 20, -1, -1, -1), None,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    """Two cases of each column of Table 5, whose tumors are bright; one liver has none."""
+    rows = HEADER
+    for name, (labels, part, stages) in SETS.items():
+        folder = tmp_path / "benchmark" / name
+        for sub in ("imagesTr", "labelsTr"):
+            (folder / sub).mkdir(parents=True)
+        index = {"name": name, "channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(index))
+        for number in (1, 2, 3):
+            hu, ids = np.full((40, 40, 36), -1000, np.int16), np.zeros((40, 40, 36), np.uint8)
+            hu[4:36, 4:36, 2:34] = 0
+            if "Liver" in labels:
+                ids[8:28, 8:28, 8:28] = 1
+            if name != "virtual_lits" or number != 3:
+                hu[12:18, 12:18, 12 : 16 + number] = 600
+                ids[12:18, 12:18, 12 : 16 + number] = max(labels.values())
+            volume = Volume.from_own(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
+            write_nifti(folder / "imagesTr" / f"body_{number:04d}_0000.nii.gz", hu, volume)
+            write_nifti(folder / "labelsTr" / f"body_{number:04d}.nii.gz", ids, volume)
+            rows += f"{name},body_{number:04d},,{part},{part},,,{stages}\n"
+    (tmp_path / "splits.csv").write_text(rows)
+    return Data("mini", tmp_path / "benchmark", tmp_path / "store", tmp_path / "splits.csv")
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """Stand in for training: weights that find what is bright, of a card that a test may change."""
+    card = {
+        "name": "bright", "version": "1", "preset": "starter", "stage": 2, "organs": ("Liver",),
+        "tumors": ("Liver Tumor", "Kidney Tumor"), "text_encoder": "all-MiniLM-L6-v2", "spacing_mm": (3.0, 3.0, 3.0),
+        "hu_windows": ((-1000.0, 1000.0),), "window": (32, 32, 32), "training_data": (), "licence": "CC0-1.0",
+        "figures": {},
+    }  # fmt: skip
+    trainings = []
+
+    def train(training, recipe, data, seed, directory, settings, report):
+        trainings.append((training.name, seed))
+        path = tmp_path / f"{training.name}_{seed}.safetensors"
+        if not path.exists():
+            checkpoint.save(path, {"scale": torch.full((1,), float(len(trainings)))}, Card(**card))
+        return path
+
+    monkeypatch.setattr(run, "train_run", train)
+    monkeypatch.setattr(run.checkpoint, "network", lambda loaded: Bright().eval())
+    return card, trainings
+
+
+def a_plan(data, tmp_path, **changes) -> Plan:
+    return Plan(load_table("table5"), data, tmp_path / "out", **({"rows": ("full", "without_clip")} | changes))
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    assert done <= total
+
+
+def test_each_case_is_scored_in_each_region_and_the_table_shows_ours_beside_the_papers(data, trained, tmp_path):
+    summary = run_table(a_plan(data, tmp_path, seeds=2), quiet)
+    assert trained[1] == [(name, seed) for seed in (0, 1) for name in ("without_clip", "full")]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * 2 * 6
+    full = next(row for row in summary["rows"] if row["row"] == "full")
+    liver, colon = full["columns"]
+    assert (liver["cases"], colon["cases"]) == (2, 3)  # one liver shows no tumor
+    assert liver["ours"]["dsc"]["mean"] > 0.9
+    assert liver["ours"]["auroc"]["mean"] > 0.999
+    assert set(liver["ours"]["dsc"]["seeds"]) == {"0", "1"}
+    assert liver["ours"]["host_auroc"]["n"] == 2
+    assert colon["ours"]["host_auroc"]["n"] == 0  # nobody drew the colon
+    assert colon["answered_by"] == ["any tumor"]
+    assert liver["paper"]["dsc"] == (82.73, 0.24)
+    page = (tmp_path / "out" / "table5.md").read_text()
+    assert page.count("*82.73±0.24*") == 1
+    assert page.splitlines()[2].count("AUROC") == 2
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_table(data, trained, tmp_path, monkeypatch):
+    expected = run_table(a_plan(data, tmp_path / "whole"), quiet)
+    real, scored = run.score_case, []
+
+    def stopping(*arguments):
+        if len(scored) in (2, 7):
+            scored.append(None)
+            raise KeyboardInterrupt
+        scored.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(run, "score_case", stopping)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_table(a_plan(data, tmp_path), quiet)
+        with (tmp_path / "out" / "scores.jsonl").open("a") as file:
+            file.write('{"version": 1, "weig')  # and the disk was cut off
+    assert run_table(a_plan(data, tmp_path), quiet) == expected
+    assert len(scored) == 12 + 2  # none twice
+    run_table(a_plan(data, tmp_path), quiet)
+    assert len(scored) == 12 + 2
+
+
+def test_other_weights_are_scored_anew(data, trained, tmp_path, monkeypatch):
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    real = run.score_case
+    monkeypatch.setattr(run, "score_case", lambda *given: [row | {"dsc": 0.25} for row in real(*given)])
+    summary = run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    assert summary["rows"][-1]["columns"][0]["ours"]["dsc"]["mean"] == 0.25  # of the new ones alone
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert len({line["weights"] for line in lines}) == 2
+    assert len(lines) == 12
+
+
+def test_weights_that_saw_an_unseen_kind_are_refused(data, trained, tmp_path):
+    card, _ = trained
+    card["tumors"] = ("Liver Tumor", "Colon Tumor")
+    with pytest.raises(InputError, match="was trained on Colon Tumor, which table5 calls unseen"):
+        run_table(a_plan(data, tmp_path), quiet)
+
+
+def test_a_column_without_cases_is_told(data, trained, tmp_path):
+    (data.splits).write_text(HEADER)
+    with pytest.raises(InputError, match="holds no case of virtual_lits for testing"):
+        run_table(a_plan(data, tmp_path), quiet)
