@@ -8,7 +8,7 @@ The rules, which each method chooses from (docs/baselines.md):
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,9 @@ from dsmseg.model.swin_unetr import SwinUNETR
 
 FIRST_BIAS = -2.0
 """Of a class's logit before training: most voxels are not of a given class. DSM's mask heads begin with the same."""
+
+
+UnseenAnswer = Literal["any tumor", "its text", "anomaly"]
 
 
 class BaselineOutput(NamedTuple):
@@ -42,11 +45,13 @@ class BaselineOutput(NamedTuple):
 class Baseline(nn.Module, ABC):
     """A network over one of DSM's backbones, that gives a mask for each class.
 
-    ``trained`` is no part of the state: the recipe, and later the model card, tell it.
+    ``trained`` is no part of the state: the recipe, and later the model card, tell it. ``answers_unseen_by`` says what
+    stands in for a tumor that no label named.
     """
 
     backbone: ConvUNet | SwinUNETR
     trained: Tensor
+    answers_unseen_by: ClassVar[UnseenAnswer]
 
     def __init__(self, config: DSMConfig, trained: Bool[Tensor, "class"] | None) -> None:
         super().__init__()

@@ -24,12 +24,14 @@ Ours, where that leaves it open, or where the data ask for it:
 Unseen tumors: the anomaly, 1 + A, is their probability. A threshold of 0.5 means nothing on it.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsmseg.baselines.baseline import FIRST_BIAS, Baseline, BaselineOutput, unseen_answer
+from dsmseg.baselines.baseline import FIRST_BIAS, Baseline, BaselineOutput, UnseenAnswer, unseen_answer
 from dsmseg.model import DSMConfig
 from dsmseg.model.attention import SelfAttentionBlock
 from dsmseg.model.dsm import build_backbone
@@ -69,6 +71,8 @@ class SoftClusterBlock(QueryBlock):
 
 class MaxQuery(Baseline):
     """A mask transformer whose queries are cluster centers."""
+
+    answers_unseen_by: ClassVar[UnseenAnswer] = "anomaly"
 
     def __init__(self, config: DSMConfig, trained: Bool[Tensor, "class"] | None = None) -> None:
         super().__init__(config, trained)

@@ -23,14 +23,14 @@ Differences from the original:
 Organs and trained tumors are the segmentation network's. Unseen tumors: the anomaly, 1 + A, is their probability.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from dsmseg.baselines.baseline import BaselineOutput, unseen_answer
+from dsmseg.baselines.baseline import BaselineOutput, UnseenAnswer, unseen_answer
 from dsmseg.baselines.swin_unetr import SwinUNETRBaseline
 from dsmseg.model import DSMConfig
 
@@ -52,6 +52,8 @@ class MaxLogits(NamedTuple):
 
 class StandardizedMaxLogits(SwinUNETRBaseline):
     """The swin_unetr baseline with the statistics of its largest logits."""
+
+    answers_unseen_by: ClassVar[UnseenAnswer] = "anomaly"
 
     count: Tensor
     mean: Tensor

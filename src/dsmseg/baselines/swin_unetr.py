@@ -15,6 +15,8 @@ Unseen tumors: the original answers for none. Here they are "any tumor", the mos
 Anomaly: none of its own, hence 1 less the probability of the best organ (``unexplained``).
 """
 
+from typing import ClassVar
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from dsmseg.baselines.baseline import (
     FIRST_BIAS,
     Baseline,
     BaselineOutput,
+    UnseenAnswer,
     any_tumor,
     unexplained,
     unseen_answer,
@@ -32,6 +35,8 @@ from dsmseg.model.dsm import build_backbone
 
 class SwinUNETRBaseline(Baseline):
     """A backbone with one 1x1x1 convolution."""
+
+    answers_unseen_by: ClassVar[UnseenAnswer] = "any tumor"
 
     def __init__(self, config: DSMConfig, trained: Bool[Tensor, "class"] | None = None) -> None:
         super().__init__(config, trained)

@@ -24,6 +24,7 @@ to the classes it has seen). Anomaly: none of its own, hence 1 less the probabil
 """
 
 from math import gcd
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dsmseg.baselines.baseline import FIRST_BIAS, Baseline, BaselineOutput, unexplained
+from dsmseg.baselines.baseline import FIRST_BIAS, Baseline, BaselineOutput, UnseenAnswer, unexplained
 from dsmseg.model import DSMConfig
 from dsmseg.model.dsm import build_backbone
 
@@ -50,6 +51,8 @@ GROUPS = 16
 
 class UniversalModel(Baseline):
     """A backbone whose last three layers are written by text and image."""
+
+    answers_unseen_by: ClassVar[UnseenAnswer] = "its text"
 
     text_embeddings: Tensor
 

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import nn
 
+from dsmseg.baselines import Baseline
 from dsmseg.checkpoint import Card
 from dsmseg.inference.blending import SlidingWindow, Tiling
 from dsmseg.inference.framing import Frame, frame_body
@@ -30,7 +31,8 @@ class SoftMaps:
     """What a network says of a scan, on its grid in RAS.
 
     probabilities: of each class that was asked for, by name, 0..1, and 0 outside of the body. anomaly: 1 + A, 0..1.
-    answered_by: which query answered for a class that the weights were not trained for, or "any tumor".
+    answered_by: for a class that the weights were not trained for, whose query answered, or "any tumor", or what a
+        baseline says of itself (`Baseline.answers_unseen_by`).
     """
 
     probabilities: dict[str, Map]
@@ -98,11 +100,13 @@ def soft_maps(
     return SoftMaps(
         {name: restored(any_tumor if source is None else by_class[source]) for name, source in answering.items()},
         restored(fields[-1]),
-        {one.name: _told(answering[one.name]) for one in unknown if answering[one.name] is not one},
+        {one.name: _told(network, one, answering[one.name]) for one in unknown},
     )
 
 
-def _told(source: StructureClass | None) -> str:
+def _told(network: nn.Module, asked: StructureClass, source: StructureClass | None) -> str:
+    if isinstance(network, Baseline) and source is asked:
+        return network.answers_unseen_by
     return ANY_TUMOR if source is None else source.name
 
 

@@ -79,7 +79,7 @@ def _figure(scored: Sequence[Scored], name: str) -> dict[str, Any]:
 
 def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
     """Write a table as Markdown, in the paper's layout, each of our figures above the paper's."""
-    lines = [f"# {table.name.capitalize()}: {table.caption}", ""]
+    lines = [f"# Table {table.name.removeprefix('table')}: {table.caption}", ""]
     heads = [f"{column.title} {_HEADS[name]}" for column in table.columns for name in FIGURES]
     lines += [_line(["method", *heads]), _line(["---"] * (1 + len(heads)))]
     for row in summary["rows"]:
@@ -94,8 +94,8 @@ def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
         "Mean ± standard error over cases in %, each case's figure a mean over seeds. AUROC and FPR₉₅ are over the "
         "voxels of the body. The paper's figures are of real scans.",
         "",
-        f"dsmseg {made['dsmseg']}, torch {made['torch']}, scale {made['scale']}, {made['seeds']} seeds, "
-        f"{made['cores']} cores ({made['processor']}){', ' + made['gpu'] if made['gpu'] else ''}.",
+        f"dsmseg {made['dsmseg']} ({made['commit']}), torch {made['torch']}, scale {made['scale']}, "
+        f"{made['seeds']} seeds, {made['cores']} cores ({made['processor']}){', ' + made['gpu'] if made['gpu'] else ''}.",
     ]
     text = "\n".join(lines) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

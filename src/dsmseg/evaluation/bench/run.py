@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -120,6 +122,7 @@ def _identity(sha256: str | None, column: Column, reference: Reference) -> dict[
 def _made_by(plan: Plan) -> dict[str, Any]:
     return {
         "dsmseg": __version__,
+        "commit": _commit(),
         "torch": torch.__version__,
         "scale": plan.data.scale,
         "seeds": plan.seeds,
@@ -128,6 +131,16 @@ def _made_by(plan: Plan) -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _commit() -> str | None:
+    """Give the commit of the checkout that this runs from, if it is one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or None
 
 
 class _Scores:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,14 +15,17 @@ from dsmseg.evaluation.ranking import count_scores
 from dsmseg.evaluation.regions import dilated
 from dsmseg.inference import soft_maps
 
+ANOMALY = "anomaly"
 Mask = Bool[NDArray[np.bool_], "x y z"]
 
 
 def score_case(network: nn.Module, card: Card, reference: Reference, column: Column) -> list[dict[str, Any]]:
     """Give a row for each class of ``column`` that the case shows.
 
-    A class's mask is where its probability exceeds 0.5. A case that does not show a class has no row for it: neither
-    figure has a meaning there (FACTS are per case, as SynthCP counts them; `dsmseg evaluate` counts healthy scans).
+    A class's mask is where its probability exceeds 0.5. Where a method answers by an anomaly, whose height means
+    nothing, it is where that exceeds the middle between its least and its largest value in the body. A case that does
+    not show a class has no row for it: no figure has a meaning there (`dsmseg evaluate` counts false alarms in healthy
+    scans).
 
     Raises:
         InputError: a file cannot be read or used.
@@ -35,9 +38,10 @@ def score_case(network: nn.Module, card: Card, reference: Reference, column: Col
     rows = []
     for one, mask in shown:
         scores = maps.probabilities[one.name]
-        row: dict[str, Any] = {"class": one.name, "answered_by": maps.answered_by.get(one.name, one.name)}
-        row |= {"voxels": int(mask.sum()), "found_voxels": int((scores > 0.5).sum())}
-        row["dsc"] = count_overlap(mask, scores > 0.5).dsc
+        answered_by = maps.answered_by.get(one.name, one.name)
+        found = (scores > (_middle(scores[case.body]) if answered_by == ANOMALY else 0.5)) & case.body
+        row: dict[str, Any] = {"class": one.name, "answered_by": answered_by}
+        row |= {"voxels": int(mask.sum()), "found_voxels": int(found.sum()), "dsc": count_overlap(mask, found).dsc}
         regions = _regions(case, one.kind == "tumor" and case.host(one), mask)
         for region, inside in regions.items():
             row |= _ranked(scores, mask, inside, region)
@@ -45,6 +49,10 @@ def score_case(network: nn.Module, card: Card, reference: Reference, column: Col
                 row |= _ranked(maps.anomaly, mask, inside, f"anomaly_{region}" if region else "anomaly")
         rows.append(row)
     return rows
+
+
+def _middle(scores: Float32[NDArray[np.float32], "voxel"]) -> float:
+    return float(scores.min() + scores.max()) / 2 if scores.size else 0.5
 
 
 def _regions(case: LoadedReference, host: Mask | bool | None, mask: Mask) -> dict[str, Mask]:
@@ -55,7 +63,7 @@ def _regions(case: LoadedReference, host: Mask | bool | None, mask: Mask) -> dic
     return regions
 
 
-def _ranked(scores: Float[NDArray[np.float32], "x y z"], mask: Mask, region: Mask, name: str) -> dict[str, Any]:
+def _ranked(scores: Float32[NDArray[np.float32], "x y z"], mask: Mask, region: Mask, name: str) -> dict[str, Any]:
     counts = count_scores(scores, mask, region)
     before = f"{name}_" if name else ""
     return {f"{before}auroc": counts.auroc, f"{before}fpr95": counts.fpr95}
