@@ -95,7 +95,7 @@ def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
         "voxels of the body. The paper's figures are of real scans.",
         "",
         f"dsmseg {made['dsmseg']} ({made['commit']}), torch {made['torch']}, scale {made['scale']}, "
-        f"{made['seeds']} seeds, {made['cores']} cores ({made['processor']}){', ' + made['gpu'] if made['gpu'] else ''}.",
+        f"{made['seeds']} seeds, {made['cores']} cores ({made['processor']}), {made['gpu'] or 'no GPU'}.",
     ]
     text = "\n".join(lines) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
