@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
 
+_NO_ROOM_TO_LOAD = ("failed to map segment", "libllvmlite")  # what the loader and numba say then
 _NOTHING_HALF = "What was finished is complete; of the rest nothing was written."
 
 app = typer.Typer(help="Organs and tumors in CT, by the DSM network. Research software, no medical device.", **STYLE)
@@ -295,6 +296,12 @@ def _obey(arguments: list[str]) -> int:
         console.error_line(f"{error.format_message()}{_where_to_read(error)}")
     except DsmsegError as error:
         console.error_line(error)
+    except (ImportError, OSError) as error:
+        if not any(sign in str(error) for sign in _NO_ROOM_TO_LOAD):
+            raise
+        console.error_line(
+            "memory does not even suffice to load the libraries. Close other programs, or raise its limit."
+        )
     except (MemoryError, RuntimeError) as error:
         from dsmseg.inference.memory import is_out_of_memory
 

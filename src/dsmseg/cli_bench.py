@@ -67,7 +67,7 @@ def bench(
         try:
             summary = room.run_table(plan, progress.step)
         except training.StoppedError as stopped:
-            progress.line(console.as_error(stopped))
+            progress.line(console.as_error(f"{stopped.where}: {stopped.what}. The same command goes on from there."))
             raise typer.Exit(INTERRUPTED) from stopped
     if as_json:
         console.document(summary)

@@ -68,6 +68,21 @@ def test_a_scan_for_which_a_limit_from_outside_is_too_low_is_refused_before_anyt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("torch/lib.so: failed to map segment from shared object"),
+        OSError("Could not find/load shared object file 'libllvmlite.so'"),
+    ],
+)
+def test_too_little_memory_to_load_the_libraries_is_told(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(inference, "find_cases", raising(error))
+    assert cli.run(["predict", str(scan), "-o", str(tmp_path / "out")]) == 2
+    assert "memory does not even suffice to load the libraries" in one_line(capsys.readouterr().err)
+
+
 def test_what_was_finished_before_a_fault_is_told(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,9 @@ def _cases(recipe: Recipe, stage: Literal[1, 2]) -> tuple[StoredCase, ...]:
         return ()
     where = recipe.data / recipe.store.path
     splits = None if recipe.store.splits is None else recipe.data / recipe.store.splits
-    choice = choose_cases(Store.open(where), recipe.store.protocol, "training", stage=stage, splits=splits)
+    protocol = recipe.store.protocol
+    of_stage = None if protocol == "supervised" else stage  # § 6.3 trains on sets that Table 1 has for no stage
+    choice = choose_cases(Store.open(where), protocol, "training", stage=of_stage, splits=splits)
     learned = recipe.learned()
     cases = tuple(case for case in choice.cases if learned & set(case.record.annotated))
     if not cases:

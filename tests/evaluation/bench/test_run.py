@@ -1,6 +1,7 @@
 """A bench scores every case once, goes on where it was stopped, and refuses what would not be honest."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -73,14 +74,16 @@ def trained(monkeypatch, tmp_path):
     }  # fmt: skip
     trainings = []
 
-    def train(training, recipe, data, seed, directory, settings, report):
+    def train(self, training, seed, report):
         trainings.append((training.name, seed))
         path = tmp_path / f"{training.name}_{seed}.safetensors"
         if not path.exists():
             checkpoint.save(path, {"scale": torch.full((1,), float(len(trainings)))}, Card(**card))
         return path
 
-    monkeypatch.setattr(run, "train_run", train)
+    monkeypatch.setattr(run.Trainings, "train", train)
+    monkeypatch.setattr(run.Trainings, "check", lambda self, training, seed, unseen: None)
+    monkeypatch.setattr(Data, "version", lambda self: {"protocol": 1})
     monkeypatch.setattr(run.checkpoint, "network", lambda loaded: Bright().eval())
     return card, trainings
 
@@ -152,7 +155,7 @@ def test_other_weights_are_scored_anew(data, trained, tmp_path, monkeypatch):
 def test_weights_that_saw_an_unseen_kind_are_refused(data, trained, tmp_path):
     card, _ = trained
     card["tumors"] = ("Liver Tumor", "Colon Tumor")
-    with pytest.raises(InputError, match="was trained on Colon Tumor, which table5 calls unseen"):
+    with pytest.raises(InputError, match="was trained on Colon Tumor, which is to stay unseen"):
         run_table(a_plan(data, tmp_path), quiet)
 
 
@@ -160,3 +163,32 @@ def test_a_column_without_cases_is_told(data, trained, tmp_path):
     (data.splits).write_text(HEADER)
     with pytest.raises(InputError, match="holds no case of virtual_lits for testing"):
         run_table(a_plan(data, tmp_path), quiet)
+
+
+def test_figures_are_of_the_seeds_and_weights_that_were_asked_for(data, trained, tmp_path):
+    run_table(a_plan(data, tmp_path, seeds=2), quiet)
+    summary = run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    figures = {row["row"]: row["columns"][0]["ours"]["dsc"] for row in summary["rows"]}
+    assert set(figures["full"]["seeds"]) == {"0"}
+    assert figures["without_clip"]["n"] == 0
+
+
+def test_a_case_that_was_made_anew_is_scored_anew(data, trained, tmp_path):
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    path = data.folder / "virtual_lits" / "labelsTr" / "body_0001.nii.gz"
+    os.utime(path, (1, 1))
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 6 + 1
+
+
+@pytest.mark.parametrize("changed", [{"settings": ["batch.stored=4"]}, {"settings": ["stage_1.length=9 steps"]}])
+def test_a_folder_holds_one_bench(data, trained, tmp_path, changed):
+    run_table(a_plan(data, tmp_path), quiet)
+    with pytest.raises(InputError, match="holds a bench of another recipe"):
+        run_table(a_plan(data, tmp_path, **changed), quiet)
+
+
+@pytest.mark.parametrize("setting", ["start=mine.safetensors", "store.protocol=paper", "method=sml"])
+def test_what_is_the_benchs_to_set_is_refused(data, trained, tmp_path, setting):
+    with pytest.raises(InputError, match=f"{setting}: '.*' is the bench's to set"):
+        run_table(a_plan(data, tmp_path, settings=[setting]), quiet)

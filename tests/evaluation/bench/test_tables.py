@@ -1,17 +1,20 @@
 """What the tables hold, which trainings they need, and that unseen is unseen."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dsmseg.datasets.description import packaged
 from dsmseg.datasets.splits import parts
 from dsmseg.errors import InputError
-from dsmseg.evaluation.bench import TABLES, Data, load_table
-from dsmseg.evaluation.bench.training_runs import recipe_of, run_of
+from dsmseg.evaluation.bench import TABLES, Data, load_table, training_runs
+from dsmseg.evaluation.bench.training_runs import Trainings, run_of
 from dsmseg.synthesis.protocol import plan_cases, protocol, split_rows, stages
 from dsmseg.taxonomy import find
 from dsmseg.training.reading import load_recipe
+from dsmseg.training.recipe import Length
 
 BENCH = Path(__file__).parents[3] / "src" / "dsmseg" / "evaluation" / "bench"
 
@@ -62,31 +65,72 @@ def test_rows_that_differ_in_stage_2_alone_share_their_stage_1():
     assert len({run.name for run in runs.values()}) == 6
 
 
+@pytest.fixture
+def opened(monkeypatch) -> None:
+    """Let every stage have an epoch of ten steps."""
+    monkeypatch.setattr(training_runs, "open_data", lambda recipe, stage: SimpleNamespace(epoch=lambda batch: 10))
+
+
+def trainings(scale, folder, *settings) -> Trainings:
+    data = Data(scale, folder, folder / "store", folder / "splits.csv")
+    return Trainings(BENCH / f"{scale}.yaml", settings, data, folder)
+
+
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("scale", ["mini", "full"])
-def test_the_recipe_of_every_run_is_one(name, scale, tmp_path):
-    table, data = load_table(name), Data(scale, tmp_path, tmp_path / "store", tmp_path / "splits.csv")
-    whole = load_recipe(BENCH / f"{scale}.yaml")
+@pytest.mark.parametrize(("scale", "both"), [("mini", 3000), ("full", 10_000)])
+def test_the_recipe_of_every_run_is_one(name, scale, both, tmp_path, opened):
+    table = load_table(name)
     for row in table.built():
         for run in run_of(row, table).order():
-            recipe = recipe_of(run, BENCH / f"{scale}.yaml", data, 3, tmp_path, [])
+            recipe = trainings(scale, tmp_path).of(run, 3)
             assert (recipe.name, recipe.seed) == (run.name, 3)
             assert recipe.store.protocol == ("supervised" if run.name.endswith("_supervised") else "clean")
+            assert len(recipe.stages) == 1
             if run.whole:
-                both = whole.stage_1.length.count + whole.stage_2.length.count
-                assert recipe.stage_2.length.count == both
-            else:
-                assert len(recipe.stages) == 1
+                assert recipe.stage_2.length == Length(both, "steps")
 
 
 def test_settings_of_the_caller_reach_every_run(tmp_path):
-    table, data = load_table("table5"), Data("mini", tmp_path, tmp_path / "store", None)
+    table = load_table("table5")
     run = run_of(table.built(("without_dqr",))[0], table)
-    settings = ["stage_1.length=7 steps", "stage_2.length=9 steps", "batch.stored=4"]
-    first, second = (recipe_of(one, BENCH / "mini.yaml", data, 0, tmp_path, settings) for one in run.order())
+    made = trainings("mini", tmp_path, "stage_1.length=7 steps", "stage_2.length=9 steps", "batch.stored=4")
+    first, second = (made.of(one, 0) for one in run.order())
     assert (first.stages[0][1].length.count, second.stages[0][1].length.count) == (7, 9)
     assert first.batch.stored == second.batch.stored == 4
     assert second.ablation == "without_dqr"
+
+
+def test_weights_of_another_recipe_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        training_runs, "open_data", lambda recipe, stage: SimpleNamespace(annotated=frozenset({6}), epoch=None)
+    )
+    table = load_table("table5")
+    run = run_of(table.built(("full",))[0], table)
+    made = trainings("mini", tmp_path)
+    made.check(run, 0, ["Colon Tumor"])
+    folder = made.weights(run.start, 0).parent
+    folder.mkdir(parents=True)
+    other = trainings("mini", tmp_path, "stage_1.length=3 steps").of(run.start, 0)
+    (folder / "recipe.json").write_text(json.dumps(other.record()))
+    with pytest.raises(InputError, match="was trained with another 'stage_1'"):
+        made.check(run, 0, ["Colon Tumor"])
+
+
+def test_data_that_label_what_is_to_stay_unseen_are_refused(tmp_path, monkeypatch):
+    colon = find("Colon Tumor").id
+    monkeypatch.setattr(training_runs, "open_data", lambda recipe, stage: SimpleNamespace(annotated={6, colon}))
+    table = load_table("table5")
+    with pytest.raises(InputError, match="labels Colon Tumor, which is to stay unseen"):
+        trainings("mini", tmp_path).check(run_of(table.built(("full",))[0], table), 0, ["Colon Tumor"])
+
+
+def test_several_processes_are_the_callers_to_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_runs, "open_data", lambda recipe, stage: SimpleNamespace(annotated=frozenset()))
+    table = load_table("table5")
+    made = trainings("mini", tmp_path, "hardware.devices=2")
+    with pytest.raises(InputError, match=r"asks for 2 processes.*dsmseg train .*stage_1\.json"):
+        made.check(run_of(table.built(("full",))[0], table), 0, [])
+    assert load_recipe(tmp_path / "runs" / "seed_0" / "stage_1.json").hardware.devices == 2
 
 
 def test_no_label_of_an_unseen_kind_and_no_test_scan_reaches_training():

@@ -1,9 +1,11 @@
 """The data of a bench: virtual bodies that anyone can make (``mini``), or the real data sets (``full``)."""
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,12 +18,13 @@ from dsmseg.datasets.layout import CaseFiles, Found
 from dsmseg.datasets.loading import load_case
 from dsmseg.datasets.prepare import prepare
 from dsmseg.datasets.splits import Protocol, Splits, parts, public_splits, read_splits
-from dsmseg.datasets.store import Settings
+from dsmseg.datasets.store import Settings, Store
 from dsmseg.datasets.verify import Progress
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.tables import Column, Table
 from dsmseg.evaluation.regions import body_region
 from dsmseg.synthesis.benchmark import SPLITS, write_benchmark
+from dsmseg.synthesis.protocol import protocol
 from dsmseg.taxonomy import ORGANS, StructureClass, find
 from dsmseg.volume import Volume
 
@@ -54,8 +57,8 @@ class Data:
         Raises:
             InputError: a column has none.
         """
-        protocol: Protocol = "supervised" if table.supervised else "clean"
-        assigned = parts(protocol, self.table)
+        kind: Protocol = "supervised" if table.supervised else "clean"
+        assigned = parts(kind, self.table)
         names = {column: self.named(column.dataset) for column in table.columns}
         found = {one.description.name: one for one in self._found(set(names.values()))}
         chosen: dict[Column, list[Reference]] = {}
@@ -70,6 +73,16 @@ class Data:
                     f"holds no case of {name} for {column.part}", where=self.folder, mend="See docs/datasets.md."
                 )
         return chosen
+
+    def version(self) -> dict[str, Any]:
+        """Say which data these are: another version is not to be mixed with it."""
+        store = Store.open(self.store)
+        rows = json.dumps([asdict(one) for one in self.table.rows], sort_keys=True)
+        return {
+            "protocol": protocol().version if self.scale == "mini" else None,
+            "splits": hashlib.sha256(rows.encode()).hexdigest()[:16],
+            "store": store.settings.model_dump(mode="json"),
+        }
 
     def named(self, dataset: str) -> str:
         """Give the name here of a data set of Table 1."""
@@ -88,6 +101,11 @@ class Reference:
     dataset: str
     files: CaseFiles
     description: Description
+
+    def state(self) -> list[list[int]]:
+        """Give size and time of each file: another one is another case."""
+        paths = [self.files.image, *(path for _, path in sorted(self.files.labels.items()))]
+        return [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
     def load(self) -> "LoadedReference":
         """Read the scan and its labels, on the scan's own grid.

@@ -94,6 +94,10 @@ def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
         "Mean ± standard error over cases in %, each case's figure a mean over seeds. AUROC and FPR₉₅ are over the "
         "voxels of the body. The paper's figures are of real scans.",
         "",
+        f"Recipe {made['recipe']}, preset {made['preset']}, stages of {' and '.join(made['lengths'])}"
+        f"{', ' + ', '.join(made['settings']) if made['settings'] else ''}."
+        + (" The backbone of all rows is conv_unet, a convolutional U-Net." if made["preset"] == "starter" else ""),
+        "",
         f"dsmseg {made['dsmseg']} ({made['commit']}), torch {made['torch']}, scale {made['scale']}, "
         f"{made['seeds']} seeds, {made['cores']} cores ({made['processor']}), {made['gpu'] or 'no GPU'}.",
     ]

@@ -1,10 +1,9 @@
 """A table from nothing: train, score, write. What an earlier call has finished is kept."""
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,17 +11,20 @@ from typing import Any
 
 import torch
 
-from dsmseg import __version__, checkpoint
-from dsmseg.datasets.verify import Progress
+from dsmseg import __version__, checkpoint, resources
+from dsmseg.datasets.prepare import alone
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.data import Data, Reference
 from dsmseg.evaluation.bench.layout import Scored, summarize, write_page
 from dsmseg.evaluation.bench.scoring import score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
-from dsmseg.evaluation.bench.training_runs import run_of, train_run, trained_on
-from dsmseg.files import write_json
+from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
+from dsmseg.files import write_atomically, write_json
+from dsmseg.training.recipe import Recipe
 
-_SCORES = "scores.jsonl"
+Progress = Callable[[str, int, int], None]
+
+_SCORES, _SETTINGS = "scores.jsonl", "bench.json"
 _VERSION = 1  # of what a row of scores means; rows of another one are scored anew
 
 
@@ -40,7 +42,7 @@ class Plan:
     directory: Path
     seeds: int = 1
     rows: tuple[str, ...] = ()
-    settings: list[str] = field(default_factory=list)
+    settings: Sequence[str] = field(default_factory=list)
     recipe: Path | None = None
 
 
@@ -52,82 +54,118 @@ def run_table(plan: Plan, progress: Progress) -> dict[str, Any]:
     point, it goes on with the same call.
 
     Raises:
-        InputError: there are no cases, the folder holds another recipe's runs, or weights were trained on what a
-            column calls unseen.
+        InputError: there are no cases, the folder holds a bench of other settings, another process is at work in it, or
+            weights were trained on what a column calls unseen.
         StoppedError: it was asked to stop while training; what was learned is saved.
     """
-    rows, cases = plan.table.built(plan.rows), plan.data.cases(plan.table)
+    packaged = files("dsmseg.evaluation.bench").joinpath(f"{plan.data.scale}.yaml")
+    with as_file(packaged) as path:
+        trainings = Trainings(plan.recipe or path, plan.settings, plan.data, plan.directory)
+        recipe = trainings.whole_recipe()
+        rows, cases = plan.table.built(plan.rows), plan.data.cases(plan.table)
+        unseen = sorted({name for one in plan.table.columns if not one.seen for name in one.classes})
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        with alone(plan.directory):
+            _keep_to(plan, recipe)
+            for row in rows:
+                trainings.check(run_of(row, plan.table), 0, unseen)
+            return _run(plan, rows, cases, trainings, unseen, progress)
+
+
+def _run(
+    plan: Plan,
+    rows: Sequence[Row],
+    cases: Mapping[Column, Sequence[Reference]],
+    trainings: Trainings,
+    unseen: Sequence[str],
+    progress: Progress,
+) -> dict[str, Any]:
     scores = _Scores(plan.directory / _SCORES)
+    places = [(column, one, _identity(column, one)) for column, several in cases.items() for one in several]
+    current: dict[tuple[str, int], str] = {}  # the weights of each row and seed
     summary: dict[str, Any] = {}
     for seed in range(plan.seeds):
         for row in rows:
-            weights = _train(plan, row, seed, progress)
-            _refuse_leaks(weights, plan.table)
+
+            def report(entry: dict[str, float], steps: int, title: str = f"{row.title}, seed {seed}") -> None:
+                stage, step = int(entry["stage"]), int(entry["step"])
+                progress(f"{title}: Stage {stage}, step {step} of {steps}", step, steps)
+
+            weights = trainings.train(run_of(row, plan.table), seed, report)
             loaded = checkpoint.load(weights)
-            missing = [
-                (column, one)
-                for column, references in cases.items()
-                for one in references
-                if not scores.has(loaded.card.sha256, column, one)
-            ]
+            _refuse_leaks(weights, (*loaded.card.organs, *loaded.card.tumors), unseen)
+            sha256 = current[row.key, seed] = str(loaded.card.sha256)
+            missing = [place for place in places if not scores.has(place[2], sha256)]
             network = checkpoint.network(loaded) if missing else None
-            for done, (column, one) in enumerate(missing, start=1):
+            for done, (column, one, identity) in enumerate(missing, start=1):
                 if network is not None:
-                    found = score_case(network, loaded.card, one, column)
-                    scores.add(_identity(loaded.card.sha256, column, one) | {"seed": seed, "row": row.key}, found)
-                progress(f"{row.title}, seed {seed}: scored {one.dataset} {one.files.id}", done, len(missing))
-            of_table = scores.of_table(plan.table)
-            summary = summarize(plan.table, of_table) | {"made_by": _made_by(plan)}
+                    scores.add(identity, sha256, score_case(network, loaded.card, one, column))
+                    progress(f"{row.title}, seed {seed}: scored {one.dataset} {one.files.id}", done, len(missing))
+            scored = [
+                Scored(key, column, of_seed, one.files.id, found)
+                for (key, of_seed), sha in current.items()
+                for column, one, identity in places
+                if (found := scores.get(identity, sha)) is not None
+            ]
+            summary = summarize(plan.table, scored) | {"made_by": _made_by(plan, trainings.whole_recipe())}
             write_json(plan.directory / f"{plan.table.name}.json", summary)
             write_page(plan.directory / f"{plan.table.name}.md", plan.table, summary)
     return summary
 
 
-def _train(plan: Plan, row: Row, seed: int, progress: Progress) -> Path:
-    def report(entry: dict[str, float], steps: int) -> None:
-        stage, step = int(entry["stage"]), int(entry["step"])
-        progress(f"{row.title}, seed {seed}: Stage {stage}, step {step} of {steps}", step, steps)
+def _keep_to(plan: Plan, recipe: Recipe) -> None:
+    """Let a folder hold one bench: of one scale, recipe and data.
 
-    run = run_of(row, plan.table)
-    packaged = files("dsmseg.evaluation.bench").joinpath(f"{plan.data.scale}.yaml")
-    with as_file(packaged) as path:
-        return train_run(run, plan.recipe or path, plan.data, seed, plan.directory, plan.settings, report)
+    Raises:
+        InputError: it holds another.
+    """
+    path = plan.directory / _SETTINGS
+    now = {"scale": plan.data.scale, "data": plan.data.version(), "recipe": what_is_learned(recipe)}
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in json.loads(json.dumps(now)).items():
+        if before.get(name) != value:
+            raise InputError(
+                f"holds a bench of another {name}", where=plan.directory, mend="Choose another folder, or its settings."
+            )
 
 
-def _refuse_leaks(weights: Path, table: Table) -> None:
-    """Unseen means unseen: weights whose card names a kind that a column calls so are not scored.
+def _refuse_leaks(weights: Path, trained_on: Sequence[str], unseen: Sequence[str]) -> None:
+    """Unseen means unseen: weights whose card names a kind that is to be so are not scored.
 
     Raises:
         InputError: they do.
     """
-    unseen = {name for column in table.columns if not column.seen for name in column.classes}
-    if leaked := sorted(unseen & set(trained_on(weights))):
+    if leaked := sorted(set(unseen) & set(trained_on)):
         raise InputError(
-            f"was trained on {leaked[0]}, which {table.name} calls unseen",
-            where=weights,
-            mend="Train with the protocol clean or paper.",
+            f"was trained on {leaked[0]}, which is to stay unseen", where=weights, mend="Remove it, and train anew."
         )
 
 
-def _identity(sha256: str | None, column: Column, reference: Reference) -> dict[str, Any]:
+def _identity(column: Column, reference: Reference) -> dict[str, Any]:
     return {
         "version": _VERSION,
-        "weights": sha256,
         "dataset": reference.dataset,
         "case": reference.files.id,
+        "files": reference.state(),
         "classes": list(column.classes),
     }
 
 
-def _made_by(plan: Plan) -> dict[str, Any]:
+def _made_by(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     return {
         "dsmseg": __version__,
         "commit": _commit(),
         "torch": torch.__version__,
         "scale": plan.data.scale,
         "seeds": plan.seeds,
-        "settings": plan.settings,
-        "cores": os.cpu_count(),
+        "recipe": recipe.name,
+        "preset": recipe.preset,
+        "lengths": [str(stage.length) for _, stage in recipe.stages],
+        "settings": list(plan.settings),
+        "cores": resources.cores(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -148,46 +186,40 @@ class _Scores:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines: list[dict[str, Any]] = []
-        if path.exists():
-            self._lines = list(_whole_lines(path))
-            # What a killed run left of its last line goes.
-            text = "".join(json.dumps(one) + "\n" for one in self._lines)
-            path.write_text(text, encoding="utf-8")
-        self._known = {self._key(one) for one in self._lines}
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        if not path.exists():
+            return
+        text = path.read_text(encoding="utf-8")
+        lines = list(_whole_lines(text))
+        whole = "".join(json.dumps(one) + "\n" for one in lines)
+        if whole != text:  # what a killed run left of its last line goes
+            write_atomically(path, lambda temporary: temporary.write_text(whole, encoding="utf-8"))
+        for line in lines:
+            rows = line.pop("rows")
+            self._rows[_key(line)] = rows
 
-    @staticmethod
-    def _key(line: dict[str, Any]) -> str:
-        names = ("version", "weights", "dataset", "case", "classes")
-        return json.dumps([line.get(name) for name in names])
+    def has(self, identity: dict[str, Any], weights: str) -> bool:
+        return _key(identity | {"weights": weights}) in self._rows
 
-    def has(self, sha256: str | None, column: Column, reference: Reference) -> bool:
-        return self._key(_identity(sha256, column, reference)) in self._known
+    def get(self, identity: dict[str, Any], weights: str) -> list[dict[str, Any]] | None:
+        return self._rows.get(_key(identity | {"weights": weights}))
 
-    def add(self, identity: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-        line = identity | {"rows": list(rows)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+    def add(self, identity: dict[str, Any], weights: str, rows: list[dict[str, Any]]) -> None:
+        line = identity | {"weights": weights}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self._lines.append(line)
-        self._known.add(self._key(line))
-
-    def of_table(self, table: Table) -> list[Scored]:
-        """Give what belongs to a table's columns; of what was scored with several weights, what came last."""
-        columns = {tuple(column.classes): column for column in table.columns}
-        latest = {
-            (line["row"], tuple(line["classes"]), line["seed"], line["case"]): line["rows"]
-            for line in self._lines
-            if line["version"] == _VERSION and tuple(line["classes"]) in columns
-        }
-        return [Scored(row, columns[classes], seed, case, rows) for (row, classes, seed, case), rows in latest.items()]
+            file.write(json.dumps(line | {"rows": rows}) + "\n")
+        self._rows[_key(line)] = rows
 
 
-def _whole_lines(path: Path) -> Iterable[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+def _key(line: dict[str, Any]) -> str:
+    return json.dumps(line, sort_keys=True)
+
+
+def _whole_lines(text: str) -> Iterable[dict[str, Any]]:
+    for line in text.splitlines():
         try:
             content = json.loads(line)
         except ValueError:
             continue
-        if isinstance(content, dict):
+        if isinstance(content, dict) and "rows" in content:
             yield content

@@ -85,7 +85,8 @@ def in_threads(work: Callable[[int, int], None], count: int) -> None:
     helpers = [_pool(threads - 1).submit(take_parts) for _ in range(threads - 1)]
     try:
         take_parts()
-    finally:  # also after a fault, nobody may still be writing
+    finally:  # also after a fault, nobody may still be writing; who has not begun finds nothing left to do
+        helpers = [helper for helper in helpers if not helper.cancel()]
         wait(helpers)
     for helper in helpers:
         helper.result()
