@@ -6,13 +6,16 @@ import os
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from torch import nn
 
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench import Data, Plan, load_table, run, run_table
+from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
 from dsmseg.model import DSMOutput
+from dsmseg.taxonomy import find
 from dsmseg.volume import Volume, write_nifti
 
 HEADER = "dataset,case,official,paper,clean,supervised,why,stages\n"
@@ -82,6 +85,9 @@ def trained(monkeypatch, tmp_path):
         return path
 
     monkeypatch.setattr(run.Trainings, "train", train)
+    monkeypatch.setattr(run, "draw_side_by_side", lambda path, rows: path.write_text(" ".join(rows[0].found)))
+    place = lambda self, training, seed: tmp_path / f"{training.name}_{seed}.safetensors"  # noqa: E731
+    monkeypatch.setattr(run.Trainings, "weights", place)
     monkeypatch.setattr(run.Trainings, "check", lambda self, training, seed, unseen: None)
     monkeypatch.setattr(Data, "version", lambda self: {"protocol": 1})
     monkeypatch.setattr(run.checkpoint, "network", lambda loaded: Bright().eval())
@@ -114,6 +120,29 @@ def test_each_case_is_scored_in_each_region_and_the_table_shows_ours_beside_the_
     page = (tmp_path / "out" / "table5.md").read_text()
     assert page.count("*82.73±0.24*") == 1
     assert page.splitlines()[2].count("AUROC") == 2
+    assert (tmp_path / "out" / "table5.png").read_text() == "without CLIP all four: DSM"
+
+
+def test_the_picture_is_drawn_anew_of_other_weights_alone(data, trained, tmp_path):
+    path = tmp_path / "out" / "table5.png"
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    assert path.read_text() == "all four: DSM"
+    path.write_text("mine")
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    assert path.read_text() == "mine"
+    run_table(a_plan(data, tmp_path), quiet)
+    assert path.read_text() == "without CLIP all four: DSM"
+
+
+def test_the_picture_has_a_row_a_tumor_and_a_column_a_method(tmp_path):
+    hu = np.zeros((30, 36, 8), np.float32)
+    reference = np.zeros(hu.shape, bool)
+    reference[10:14, 10:14, 3] = True
+    volume = Volume.from_own(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
+    row = Shown("Liver Tumor", volume, find("Liver Tumor"), reference, {"a": reference, "b": ~reference & False})
+    draw_side_by_side(tmp_path / "picture.png", [row, row])
+    height, width = imread(tmp_path / "picture.png").shape[:2]
+    assert width > 1.2 * height  # three panels beside one another, two below
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_table(data, trained, tmp_path, monkeypatch):

@@ -16,13 +16,16 @@ from dsmseg.datasets.prepare import alone
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.data import Data, Reference
 from dsmseg.evaluation.bench.layout import Scored, summarize, write_page
-from dsmseg.evaluation.bench.scoring import score_case
+from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
+from dsmseg.evaluation.bench.scoring import found_mask, score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
 from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
 from dsmseg.files import write_atomically, write_json
+from dsmseg.inference import soft_maps
 from dsmseg.training.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+_Place = tuple[Column, Reference, dict[str, Any]]
 
 _SCORES, _SETTINGS = "scores.jsonl", "bench.json"
 _VERSION = 1  # of what a row of scores means; rows of another one are scored anew
@@ -110,7 +113,55 @@ def _run(
             summary = summarize(plan.table, scored) | {"made_by": _made_by(plan, trainings.whole_recipe())}
             write_json(plan.directory / f"{plan.table.name}.json", summary)
             write_page(plan.directory / f"{plan.table.name}.md", plan.table, summary)
+    _draw(plan, rows, places, trainings, scores, current, progress)
     return summary
+
+
+def _draw(
+    plan: Plan,
+    rows: Sequence[Row],
+    places: Sequence[_Place],
+    trainings: Trainings,
+    scores: "_Scores",
+    current: Mapping[tuple[str, int], str],
+    progress: Progress,
+) -> None:
+    """Draw the largest tumor of each column as each row found it, if that was not drawn yet of these weights."""
+    first = current[rows[0].key, 0]
+    sizes = {
+        number: max((row["voxels"] for row in scores.get(identity, first) or ()), default=0)
+        for number, (column, _, identity) in enumerate(places)
+        if column.classes
+    }
+    largest = [
+        places[max((number for number in sizes if places[number][0] is column), key=lambda number: sizes[number])]
+        for column in plan.table.columns
+        if column.classes
+    ]
+    path = plan.directory / f"{plan.table.name}.png"
+    drawn = {"weights": [current[row.key, 0] for row in rows], "cases": [identity for _, _, identity in largest]}
+    record = path.with_suffix(".drawn.json")
+    if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8")) == drawn:
+        return
+    loaded = [checkpoint.load(trainings.weights(run_of(row, plan.table), 0)) for row in rows]
+    networks = [(one.card, checkpoint.network(one)) for one in loaded]
+    shown = []
+    for done, (column, one, _) in enumerate(largest):
+        progress(f"Drawing {column.title}", done, len(largest))
+        case = one.load()
+        tumor, reference = next(iter(case.classes(column)))
+        found = {
+            row.title: found_mask(soft_maps(network, card, case.image, [tumor]), tumor, case.body)
+            for row, (card, network) in zip(rows, networks, strict=True)
+        }
+        shown.append(Shown(column.title, case.image, tumor, reference, found))
+    if shown:
+        try:
+            draw_side_by_side(path, shown)
+        except InputError as error:  # matplotlib is an extra: the table does not wait for it
+            progress(str(error), len(largest), len(largest))
+            return
+        write_json(record, drawn)
 
 
 def _keep_to(plan: Plan, recipe: Recipe) -> None:

@@ -13,7 +13,8 @@ from dsmseg.evaluation.bench.tables import Column
 from dsmseg.evaluation.overlap import count_overlap
 from dsmseg.evaluation.ranking import count_scores
 from dsmseg.evaluation.regions import dilated
-from dsmseg.inference import soft_maps
+from dsmseg.inference import SoftMaps, soft_maps
+from dsmseg.taxonomy import StructureClass
 
 ANOMALY = "anomaly"
 Mask = Bool[NDArray[np.bool_], "x y z"]
@@ -22,10 +23,8 @@ Mask = Bool[NDArray[np.bool_], "x y z"]
 def score_case(network: nn.Module, card: Card, reference: Reference, column: Column) -> list[dict[str, Any]]:
     """Give a row for each class of ``column`` that the case shows.
 
-    A class's mask is where its probability exceeds 0.5. Where a method answers by an anomaly, whose height means
-    nothing, it is where that exceeds the middle between its least and its largest value in the body. A case that does
-    not show a class has no row for it: no figure has a meaning there (`dsmseg evaluate` counts false alarms in healthy
-    scans).
+    A case that does not show a class has no row for it: no figure has a meaning there (`dsmseg evaluate` counts false
+    alarms in healthy scans).
 
     Raises:
         InputError: a file cannot be read or used.
@@ -38,9 +37,8 @@ def score_case(network: nn.Module, card: Card, reference: Reference, column: Col
     rows = []
     for one, mask in shown:
         scores = maps.probabilities[one.name]
-        answered_by = maps.answered_by.get(one.name, one.name)
-        found = (scores > (_middle(scores[case.body]) if answered_by == ANOMALY else 0.5)) & case.body
-        row: dict[str, Any] = {"class": one.name, "answered_by": answered_by}
+        found = found_mask(maps, one, case.body)
+        row: dict[str, Any] = {"class": one.name, "answered_by": maps.answered_by.get(one.name, one.name)}
         row |= {"voxels": int(mask.sum()), "found_voxels": int(found.sum()), "dsc": count_overlap(mask, found).dsc}
         regions = _regions(case, one.kind == "tumor" and case.host(one), mask)
         for region, inside in regions.items():
@@ -49,6 +47,18 @@ def score_case(network: nn.Module, card: Card, reference: Reference, column: Col
                 row |= _ranked(maps.anomaly, mask, inside, f"anomaly_{region}" if region else "anomaly")
         rows.append(row)
     return rows
+
+
+def found_mask(maps: SoftMaps, one: StructureClass, body: Mask) -> Mask:
+    """Give where a class is: its probability exceeds 0.5.
+
+    Where a method answers by an anomaly, whose height means nothing, it is where that exceeds the middle between its
+    least and its largest value in the body.
+    """
+    scores = maps.probabilities[one.name]
+    least = _middle(scores[body]) if maps.answered_by.get(one.name) == ANOMALY else 0.5
+    mask: Mask = (scores > least) & body
+    return mask
 
 
 def _middle(scores: Float32[NDArray[np.float32], "voxel"]) -> float:
