@@ -107,6 +107,7 @@ def test_a_size_that_monai_refuses_equals_monai_on_the_padded_image(peer, networ
         torch.testing.assert_close(ours, whole[:, :, :x, :y, :z], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter_equal_monai_s():
     peer = make_peer(12).double()
     network = twin(peer, 12)
@@ -163,6 +164,7 @@ def test_a_case_does_not_depend_on_its_neighbors_in_the_batch(network, is_plain)
         torch.testing.assert_close(one[1:], other, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_bf16_autocast_is_close_to_single_precision(network):
     image = draw(1, 2, 64, 32, 32)
@@ -174,7 +176,7 @@ def test_bf16_autocast_is_close_to_single_precision(network):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize("is_autocast", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_image_is_never_changed(channels, is_autocast):
     torch.manual_seed(0)
     network = SwinUNETR(input_channels=channels, feature_size=12).eval()
@@ -237,6 +239,7 @@ def test_kernels_run_in_inference_and_neither_inside_plain_nor_with_gradients(ne
     assert calls.count("window_attention") == 8
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_network_in_bf16_runs(network):
     image = draw(1, 2, 64, 32, 32)

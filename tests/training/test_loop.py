@@ -50,7 +50,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(recipe_file, tmp_path, 
     assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
 
 
-@pytest.mark.parametrize("step", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 2])
 def test_both_stages_run_one_after_the_other_and_go_on_from_either(stored_recipe, tmp_path, monkeypatch, step) -> None:
     recipe = load_recipe(stored_recipe)
     whole = train(recipe, tmp_path / "whole")

@@ -164,8 +164,9 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe
             assert second[term] == pytest.approx(first[term], rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strategy) -> None:
     """After one step, Adam's first moments are the gradients."""
     single = [*ALIKE, "stage_1.length=1", "stage_2=null"]
