@@ -82,6 +82,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bytes_and_leaves_no_remain
     assert {path.name for path in store.rglob(".*")} == {".lock"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_what_was_finished_stays(tree, whole, tmp_path) -> None:
     store = tmp_path / "store"
     process = start(tree, store, workers=2)

@@ -69,7 +69,7 @@ def network(peer) -> SwinUNETR:
     ("feature_size", "sizes"),
     [
         (12, ((64, 64, 64), (64, 96, 32))),
-        (24, ((64, 64, 64),)),
+        pytest.param(24, ((64, 64, 64),), marks=pytest.mark.slow),
         pytest.param(12, ((96, 96, 96),), marks=pytest.mark.slow),
         pytest.param(48, ((96, 96, 96),), marks=pytest.mark.slow),
     ],
@@ -94,6 +94,7 @@ def test_its_plain_twin_equals_monai_with_the_same_weights(peer, network, size):
         torch.testing.assert_close(one, theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_size_that_monai_refuses_equals_monai_on_the_padded_image(peer, network):
     image = draw(1, 2, 70, 50, 90)

@@ -145,6 +145,7 @@ def test_a_run_is_not_resumed_with_another_recipe_but_may_be_made_longer(recipe_
     assert checkpoint.verify(train(longer, tmp_path / "run", resume=True)).figures == {"steps": 3}
 
 
+@pytest.mark.slow
 def test_the_log_of_a_resumed_run_has_each_step_once_with_its_mean(recipe_file, tmp_path) -> None:
     train(load_recipe(recipe_file, ["stage_1.length=2"]), tmp_path / "run")
     log = tmp_path / "run" / "log.jsonl"

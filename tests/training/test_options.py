@@ -57,6 +57,7 @@ def test_recomputed_activations_learn_the_same(stored_recipe, tmp_path) -> None:
         assert other["mask"] == pytest.approx(one["mask"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_it_would_be_and_keeps_nothing(stored_recipe, tmp_path, capsys) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert cli.run(["train", str(stored_recipe), "-o", str(tmp_path / "run"), "--dry-run", "--json"]) == 0
