@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dsmseg import cli_bench, cli_datasets, cli_evaluate, cli_synth, cli_weights, console
-from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.cli_options import DONE, INTERRUPTED, READER_GONE, STYLE, TERMINATED, YOURS_TO_MEND, AsJson
 from dsmseg.errors import DsmsegError, InputError
 
 if TYPE_CHECKING:
     from dsmseg.inference import Case, CaseResult
     from dsmseg.training.recipe import Recipe
-
-DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
 
 _NO_ROOM_TO_LOAD = ("failed to map segment", "libllvmlite")  # what the loader and numba say then
 _NOTHING_HALF = "What was finished is complete; of the rest nothing was written."

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import AsJson
+from dsmseg.cli_options import INTERRUPTED, AsJson
 from dsmseg.errors import InputError
 from dsmseg.resources import cores
 
 if TYPE_CHECKING:
     from dsmseg.evaluation.bench import Plan
-
-INTERRUPTED = 130
 
 
 def bench(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.cli_options import STYLE, YOURS_TO_MEND, AsJson
 from dsmseg.errors import InputError
 from dsmseg.resources import cores
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Public data sets, or your own: what is known of them, verify, prepare for training.", **STYLE)
 
-YOURS_TO_MEND = 2
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Holds one data set or several, as they unpack.")]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This data set alone; may be repeated.")]

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import AsJson
+from dsmseg.cli_options import YOURS_TO_MEND, AsJson
 from dsmseg.errors import DsmsegError, InputError
 from dsmseg.resources import cores
 
 if TYPE_CHECKING:
     from dsmseg.evaluation import Evaluation, Request
-
-YOURS_TO_MEND = 2
 
 _COLUMNS = {
     "organs": ("dsc", "nsd", "hd95_mm", "auroc", "fpr95"),

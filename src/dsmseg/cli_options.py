@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: how help looks, and options that mean the same everywhere."""
+"""What the verbs of the command line share: how help looks, exit codes, and options that mean the same everywhere."""
 
 from typing import Annotated, Any
 
@@ -6,5 +6,7 @@ import typer
 
 # Plain help: the boxes of rich would double the time that help takes.
 STYLE: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
+
+DONE, YOURS_TO_MEND, INTERRUPTED, READER_GONE, TERMINATED = 0, 2, 130, 141, 143
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -1,9 +1,10 @@
 """Folders of predictions beside folders of references: what belongs together, what can be compared, and all cases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsmseg.datasets.verify import Progress
 from dsmseg.datasets.workers import Task, run_all
 from dsmseg.errors import DsmsegError, InputError
 from dsmseg.evaluation.labels import LabelMeaning, Structure, is_tumor, read_meaning, structure_name
@@ -14,8 +15,6 @@ from dsmseg.volume import VOLUME_SUFFIXES, is_ignored_name, read_grid, read_map
 
 _IMAGES_FOLDER = "imagesTr"
 _BYTES_A_VOXEL = 24  # that measuring takes at most, by experience
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

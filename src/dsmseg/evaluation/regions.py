@@ -8,7 +8,7 @@ from scipy import ndimage
 from dsmseg.volume import Volume, body_mask, bounding_box, resample, resample_onto
 
 HOST_MARGIN_MM = 10.0
-_BODY_SPACING_MM = 3.0
+BODY_SPACING_MM = 3.0
 
 
 def dilated(
@@ -30,7 +30,7 @@ def dilated(
 
 def body_region(scan: Volume) -> Bool[NDArray[np.bool_], "x y z"]:
     """Mark the body on a scan's grid, found at 3 mm; all of the scan where nothing in it is a body."""
-    coarse = resample(scan, (_BODY_SPACING_MM,) * 3)
+    coarse = resample(scan, (BODY_SPACING_MM,) * 3)
     body = body_mask(coarse.array)
     if not body.any():
         return np.ones(scan.array.shape, bool)

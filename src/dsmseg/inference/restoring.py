@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
@@ -172,7 +171,7 @@ def restore_labels(
         for one in found:
             one.label(slab, into, best)
         if scores is not None:
-            scores[slab] = as_levels(torch.from_numpy(best)).numpy() * (into[slab] > 0)
+            scores[slab] = np.rint(best * 255).astype(np.uint8) * (into[slab] > 0)
 
     in_slabs(label, into.shape)
 
@@ -204,11 +203,6 @@ def erase(
         kernels.erase_label(source, *part, np.float32(over), np.uint8(identity), target[slab])
 
     in_slabs(clear, target.shape)
-
-
-def as_levels(values: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    """Round 0 to 1 to steps of 1/255."""
-    return (values * 255).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,17 +72,13 @@ def soft_maps(
 
     known = tuple(one for one in CLASSES if one.name in card.organs or one.name in card.tumors)
     unknown = [one for one in classes if one not in known]
-    standing_in: dict[str, StructureClass | None] = {}
-    alignment = getattr(network, "text_alignment", None)
+    answering: dict[str, StructureClass | None] = {one.name: one for one in classes}
     if card.method == "dsm" and unknown:
-        standing_in = {one.name: None for one in unknown}
+        alignment = getattr(network, "text_alignment", None)
         if isinstance(alignment, TextAlignment):
-            look = window(_tiling(card, overlap, (), ()))
-            prompts = Prompts.of_classes(unknown, alignment)
-            with prompts.listening(alignment) as heard:
-                look.look(WINDOWS_HEARD)
-            standing_in = {match.text: match.query for match in prompts.matches(heard, known)} if heard else {}
-    answering = {one.name: standing_in.get(one.name, one) for one in classes}
+            answering |= _best_queries(unknown, known, alignment, window(_tiling(card, overlap, (), ())))
+        else:
+            answering |= dict.fromkeys((one.name for one in unknown), None)
     sources = {one for one in answering.values() if one is not None}
     trained = [one for one in known if one.kind == "tumor"]
     asks_any = None in answering.values() and bool(trained)
@@ -102,6 +98,19 @@ def soft_maps(
         restored(fields[-1]),
         {one.name: _told(network, one, answering[one.name]) for one in unknown},
     )
+
+
+def _best_queries(
+    unknown: Sequence[StructureClass],
+    known: Sequence[StructureClass],
+    alignment: TextAlignment,
+    window: SlidingWindow,
+) -> dict[str, StructureClass]:
+    """Give, by class, the query that fits its prompt best in this scan; none where no window holds body."""
+    prompts = Prompts.of_classes(unknown, alignment)
+    with prompts.listening(alignment) as heard:
+        window.look(WINDOWS_HEARD)
+    return {match.text: match.query for match in prompts.matches(heard, known)} if heard else {}
 
 
 def _told(network: nn.Module, asked: StructureClass, source: StructureClass | None) -> str:

@@ -13,6 +13,7 @@ from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench import Data, Plan, load_table, run, run_table
+from dsmseg.evaluation.bench import data as bench_data
 from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
 from dsmseg.model import DSMOutput
 from dsmseg.taxonomy import find
@@ -221,3 +222,18 @@ def test_a_folder_holds_one_bench(data, trained, tmp_path, changed):
 def test_what_is_the_benchs_to_set_is_refused(data, trained, tmp_path, setting):
     with pytest.raises(InputError, match=f"{setting}: '.*' is the bench's to set"):
         run_table(a_plan(data, tmp_path, settings=[setting]), quiet)
+
+
+def test_what_all_seeds_need_is_looked_at_once_before_the_first_training(data, trained, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(run.Trainings, "check", lambda self, one, seed, unseen: checked.append((one.name, seed)))
+    run_table(a_plan(data, tmp_path, seeds=2), quiet)
+    assert sorted(checked) == [(name, seed) for name in ("full", "stage_1", "without_clip") for seed in (0, 1)]
+
+
+def test_sides_are_parted_at_the_middle_that_preparing_finds(data):
+    (reference, *_) = next(iter(data.cases(load_table("table5")).values()))
+    image = reference.load().image
+    fine = Volume.from_own(np.kron(image.array, np.ones((2, 1, 1), np.float32)), image.affine @ np.diag([0.5, 1, 1, 1]))
+    assert bench_data._middle(image) == pytest.approx(19.5)  # the body is in columns 4 to 35
+    assert bench_data._middle(fine) == pytest.approx(39.5, abs=1)

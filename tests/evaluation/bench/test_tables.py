@@ -76,6 +76,11 @@ def trainings(scale, folder, *settings) -> Trainings:
     return Trainings(BENCH / f"{scale}.yaml", settings, data, folder)
 
 
+def check(made, run, unseen) -> None:
+    for one in run.order():
+        made.check(one, 0, unseen)
+
+
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize(("scale", "both"), [("mini", 3000), ("full", 10_000)])
 def test_the_recipe_of_every_run_is_one(name, scale, both, tmp_path, opened):
@@ -107,13 +112,13 @@ def test_weights_of_another_recipe_are_refused_before_anything_is_trained(tmp_pa
     table = load_table("table5")
     run = run_of(table.built(("full",))[0], table)
     made = trainings("mini", tmp_path)
-    made.check(run, 0, ["Colon Tumor"])
+    check(made, run, ["Colon Tumor"])
     folder = made.weights(run.start, 0).parent
     folder.mkdir(parents=True)
     other = trainings("mini", tmp_path, "stage_1.length=3 steps").of(run.start, 0)
     (folder / "recipe.json").write_text(json.dumps(other.record()))
     with pytest.raises(InputError, match="was trained with another 'stage_1'"):
-        made.check(run, 0, ["Colon Tumor"])
+        check(made, run, ["Colon Tumor"])
 
 
 def test_data_that_label_what_is_to_stay_unseen_are_refused(tmp_path, monkeypatch):
@@ -121,7 +126,7 @@ def test_data_that_label_what_is_to_stay_unseen_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(training_runs, "open_data", lambda recipe, stage: SimpleNamespace(annotated={6, colon}))
     table = load_table("table5")
     with pytest.raises(InputError, match="labels Colon Tumor, which is to stay unseen"):
-        trainings("mini", tmp_path).check(run_of(table.built(("full",))[0], table), 0, ["Colon Tumor"])
+        check(trainings("mini", tmp_path), run_of(table.built(("full",))[0], table), ["Colon Tumor"])
 
 
 def test_several_processes_are_the_callers_to_start(tmp_path, monkeypatch):
@@ -129,7 +134,7 @@ def test_several_processes_are_the_callers_to_start(tmp_path, monkeypatch):
     table = load_table("table5")
     made = trainings("mini", tmp_path, "hardware.devices=2")
     with pytest.raises(InputError, match=r"asks for 2 processes.*dsmseg train .*stage_1\.json"):
-        made.check(run_of(table.built(("full",))[0], table), 0, [])
+        check(made, run_of(table.built(("full",))[0], table), [])
     assert load_recipe(tmp_path / "runs" / "seed_0" / "stage_1.json").hardware.devices == 2
 
 

@@ -19,14 +19,15 @@ from dsmseg.datasets.loading import load_case
 from dsmseg.datasets.prepare import prepare
 from dsmseg.datasets.splits import Protocol, Splits, parts, public_splits, read_splits
 from dsmseg.datasets.store import Settings, Store
+from dsmseg.datasets.verification.content import find_body
 from dsmseg.datasets.verify import Progress
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.tables import Column, Table
-from dsmseg.evaluation.regions import body_region
+from dsmseg.evaluation.regions import BODY_SPACING_MM, body_region
 from dsmseg.synthesis.benchmark import SPLITS, write_benchmark
 from dsmseg.synthesis.protocol import protocol
 from dsmseg.taxonomy import ORGANS, StructureClass, find
-from dsmseg.volume import Volume
+from dsmseg.volume import Volume, resample
 
 Scale = Literal["mini", "full"]
 
@@ -114,11 +115,9 @@ class Reference:
             InputError: a file cannot be read or used.
         """
         loaded = load_case(self.files, self.description)
-        body = body_region(loaded.image)
-        sides = np.flatnonzero(body.any(axis=(1, 2)))
-        middle = float(sides.mean()) if sides.size else None
+        middle = _middle(loaded.image) if self.description.separated else None
         labels = label_classes(loaded.structures, self.description, loaded.image.spacing, middle)
-        return LoadedReference(loaded.image, body, labels)
+        return LoadedReference(loaded.image, body_region(loaded.image), labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +143,15 @@ class LoadedReference:
             return None
         mask: NDArray[np.bool_] = np.logical_or.reduce([self.labels.mask(one) for one in hosts])
         return mask if mask.any() else None
+
+
+def _middle(image: Volume) -> float | None:
+    """Give the body's middle between right and left as `datasets prepare` finds it, in voxels along the first axis."""
+    coarse = resample(image, (BODY_SPACING_MM,) * 3)
+    middle = find_body(coarse.array).middle
+    if middle is None:
+        return None
+    return float(np.linalg.solve(image.affine, coarse.affine @ [middle, 0, 0, 1])[0])
 
 
 def mini_data(directory: Path, *, workers: int = 1, progress: Progress | None = None) -> Data:

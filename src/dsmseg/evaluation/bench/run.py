@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from dsmseg import __version__, checkpoint, resources
 from dsmseg.datasets.prepare import alone
+from dsmseg.datasets.verify import Progress
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.data import Data, Reference
 from dsmseg.evaluation.bench.layout import Scored, summarize, write_page
@@ -24,7 +25,6 @@ from dsmseg.files import write_atomically, write_json
 from dsmseg.inference import soft_maps
 from dsmseg.training.recipe import Recipe
 
-Progress = Callable[[str, int, int], None]
 _Place = tuple[Column, Reference, dict[str, Any]]
 
 _SCORES, _SETTINGS = "scores.jsonl", "bench.json"
@@ -70,8 +70,10 @@ def run_table(plan: Plan, progress: Progress) -> dict[str, Any]:
         plan.directory.mkdir(parents=True, exist_ok=True)
         with alone(plan.directory):
             _keep_to(plan, recipe)
-            for row in rows:
-                trainings.check(run_of(row, plan.table), 0, unseen)
+            needed = {one.name: one for row in rows for one in run_of(row, plan.table).order()}
+            for seed in range(plan.seeds):
+                for one in needed.values():
+                    trainings.check(one, seed, unseen)
             return _run(plan, rows, cases, trainings, unseen, progress)
 
 
@@ -87,6 +89,7 @@ def _run(
     places = [(column, one, _identity(column, one)) for column, several in cases.items() for one in several]
     current: dict[tuple[str, int], str] = {}  # the weights of each row and seed
     summary: dict[str, Any] = {}
+    whole = trainings.whole_recipe()
     for seed in range(plan.seeds):
         for row in rows:
 
@@ -110,7 +113,7 @@ def _run(
                 for column, one, identity in places
                 if (found := scores.get(identity, sha)) is not None
             ]
-            summary = summarize(plan.table, scored) | {"made_by": _made_by(plan, trainings.whole_recipe())}
+            summary = summarize(plan.table, scored) | {"made_by": _made_by(plan, whole)}
             write_json(plan.directory / f"{plan.table.name}.json", summary)
             write_page(plan.directory / f"{plan.table.name}.md", plan.table, summary)
     _draw(plan, rows, places, trainings, scores, current, progress)

@@ -56,7 +56,7 @@ class Trainings:
         """Read the recipe with both of DSM's stages.
 
         Raises:
-            InputError: it has not both, sets what is the bench's to set, or asks for several processes.
+            InputError: it has not both, or sets what is the bench's to set.
         """
         for setting in self.settings:
             name = setting.partition("=")[0].split(".")[0]
@@ -91,24 +91,23 @@ class Trainings:
         return load_recipe(self.recipe, [*self.settings, *own, *run.settings])
 
     def check(self, run: TrainingRun, seed: int, unseen: Sequence[str]) -> None:
-        """Find before the first step what would stop a run, or make its figures worthless.
+        """Find before the first step what would stop a run, or make its figures worthless; not of what it starts from.
 
         Raises:
             InputError: the data hold nothing to train on, or label a kind that is to stay unseen; the text is missing;
                 the folder holds another recipe's run; several processes are asked for.
         """
-        for one in run.order():
-            recipe = self.of(one, seed)
-            for number, _ in recipe.stages:
-                labelled = open_data(recipe, number).annotated
-                if leaked := [name for name in unseen if find(name).id in labelled]:
-                    what = f"labels {leaked[0]}, which is to stay unseen"
-                    raise InputError(what, where=self.data.store, mend="Leave that data set out.")
-            if recipe.reads_text:
-                text_embeddings(recipe)
-            self._refuse_other_run(one, seed, recipe)
-            if not self._is_done(one, seed):
-                self._refuse_several_processes(one, seed, recipe)
+        recipe = self.of(run, seed)
+        for number, _ in recipe.stages:
+            labelled = open_data(recipe, number).annotated
+            if leaked := [name for name in unseen if find(name).id in labelled]:
+                what = f"labels {leaked[0]}, which is to stay unseen"
+                raise InputError(what, where=self.data.store, mend="Leave that data set out.")
+        if recipe.reads_text:
+            text_embeddings(recipe)
+        self._refuse_other_run(run, seed, recipe)
+        if not self._is_done(run, seed):
+            self._refuse_several_processes(run, seed, recipe)
 
     def train(self, run: TrainingRun, seed: int, report: Report) -> Path:
         """Train a run and what it starts from, as far as that is not done; give its weights.
