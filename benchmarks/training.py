@@ -31,7 +31,7 @@ def main() -> None:
     fabric = launch(recipe.hardware)
     for number, stage in recipe.stages:
         data = open_data(recipe, number)
-        learner = Learner(fabric, recipe, number, stage, data.epoch(recipe.batch.size))
+        learner = Learner(fabric, recipe, number, stage, data)
         batches = drawn(loader(data, recipe, range(arguments.steps), rank=0, ranks=1))
         rows = []
         asked = time.perf_counter()

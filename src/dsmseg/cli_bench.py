@@ -23,7 +23,8 @@ def bench(
     scale: Annotated[
         Literal["mini", "full"], typer.Option(help="Virtual bodies that are made here, or the real data sets.")
     ] = "mini",
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings of each row, with seeds from 0 on.")] = 1,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings of each row, each with its own seed.")] = 1,
+    first_seed: Annotated[int, typer.Option(metavar="K", min=0, help="Of the first: K, K + 1, ... are run.")] = 0,
     rows: Annotated[
         str | None, typer.Option(metavar="LIST", help="Only these, such as 'full,without_dqr'.", show_default=False)
     ] = None,
@@ -61,7 +62,7 @@ def bench(
         else:
             found = room.Data("full", data, store, None)
         only = tuple(one.strip() for one in rows.split(",") if one.strip()) if rows else ()
-        plan = room.Plan(room.load_table(table), found, output, seeds, only, settings or [], recipe)
+        plan = room.Plan(room.load_table(table), found, output, seeds, first_seed, only, settings or [], recipe)
         try:
             summary = room.run_table(plan, progress.step)
         except training.StoppedError as stopped:

@@ -45,7 +45,7 @@ class Card(BaseModel):
 
     name: Name
     version: str
-    preset: Literal["starter", "base", "paper"]
+    preset: Literal["small", "starter", "base", "paper"]
     stage: Literal[1, 2]
     method: Method = "dsm"
     ablation: Ablation = "full"

@@ -55,6 +55,15 @@ PRESETS: MappingProxyType[str, DSMConfig] = MappingProxyType(
             feed_forward_width=512,
             state=8,
         ),
+        "small": DSMConfig(
+            backbone="conv_unet",
+            input_channels=2,
+            channels=(8, 24, 48, 64, 64, 64),
+            query_width=128,
+            text_width=384,
+            feed_forward_width=256,
+            state=8,
+        ),
     }
 )
 

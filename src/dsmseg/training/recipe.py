@@ -246,7 +246,7 @@ class Recipe(_Section):
     name: str
     version: str
     licence: str
-    preset: Literal["starter", "base", "paper"]
+    preset: Literal["small", "starter", "base", "paper"]
     method: Method = "dsm"
     ablation: Ablation = "full"
     seed: Natural = 0

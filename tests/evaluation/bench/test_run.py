@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
-from dsmseg.evaluation.bench import Data, Plan, load_table, run, run_table
+from dsmseg.evaluation.bench import Data, Plan, join, load_table, run, run_table
 from dsmseg.evaluation.bench import data as bench_data
 from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
 from dsmseg.model import DSMOutput
@@ -237,3 +238,33 @@ def test_sides_are_parted_at_the_middle_that_preparing_finds(data):
     fine = Volume.from_own(np.kron(image.array, np.ones((2, 1, 1), np.float32)), image.affine @ np.diag([0.5, 1, 1, 1]))
     assert bench_data._middle(image) == pytest.approx(19.5)  # the body is in columns 4 to 35
     assert bench_data._middle(fine) == pytest.approx(39.5, abs=1)
+
+
+def test_seeds_that_were_run_apart_join_to_the_table_of_all(data, trained, tmp_path):
+    both = run_table(a_plan(data, tmp_path, seeds=2), quiet)
+    parts = [
+        run_table(replace(a_plan(data, tmp_path, first_seed=seed), directory=tmp_path / f"seed_{seed}"), quiet)
+        for seed in (0, 1)
+    ]
+    assert [{case["seed"] for case in one["cases"]} for one in parts] == [{0}, {1}]
+    read = [json.loads(json.dumps(one)) for one in parts]
+    joined = join(load_table("table5"), read)
+    assert joined["rows"] == both["rows"]
+    assert joined["made_by"] == both["made_by"]
+    assert len(joined["parts"]) == 2
+    assert join(load_table("table5"), [json.loads(json.dumps(joined))])["rows"] == both["rows"]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "what"),
+    [
+        ("table5", {}, "without_clip, seed 0: Liver Tumor of body_0001 is there twice"),
+        ("table5", {"lengths": ["1 steps", "1 steps"]}, "different 'lengths'"),
+        ("table3", {}, "table5 is not table3"),
+    ],
+)
+def test_what_does_not_belong_together_is_not_joined(data, trained, tmp_path, table, change, what):
+    one = run_table(a_plan(data, tmp_path), quiet)
+    other = one | {"made_by": one["made_by"] | change}
+    with pytest.raises(InputError, match=what):
+        join(load_table(table), [one, other])

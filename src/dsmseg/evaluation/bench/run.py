@@ -36,7 +36,8 @@ class Plan:
     """What to run.
 
     data: see `dsmseg.evaluation.bench.data`. directory: gets runs, scores and tables. seeds: as many trainings of each
-    row. rows: keys of the rows; none for all. settings: changes of the recipe, ``key=value``. recipe: the recipe; None:
+    row. first_seed: of the first of them. rows: keys of the rows; none for all. settings: changes of the recipe,
+    ``key=value``. recipe: the recipe; None:
     the packaged one of the scale.
     """
 
@@ -44,9 +45,15 @@ class Plan:
     data: Data
     directory: Path
     seeds: int = 1
+    first_seed: int = 0
     rows: tuple[str, ...] = ()
     settings: Sequence[str] = field(default_factory=list)
     recipe: Path | None = None
+
+    @property
+    def all_seeds(self) -> range:
+        """Give the seeds to run."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 def run_table(plan: Plan, progress: Progress) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def run_table(plan: Plan, progress: Progress) -> dict[str, Any]:
         with alone(plan.directory):
             _keep_to(plan, recipe)
             needed = {one.name: one for row in rows for one in run_of(row, plan.table).order()}
-            for seed in range(plan.seeds):
+            for seed in plan.all_seeds:
                 for one in needed.values():
                     trainings.check(one, seed, unseen)
             return _run(plan, rows, cases, trainings, unseen, progress)
@@ -90,7 +97,7 @@ def _run(
     current: dict[tuple[str, int], str] = {}  # the weights of each row and seed
     summary: dict[str, Any] = {}
     whole = trainings.whole_recipe()
-    for seed in range(plan.seeds):
+    for seed in plan.all_seeds:
         for row in rows:
 
             def report(entry: dict[str, float], steps: int, title: str = f"{row.title}, seed {seed}") -> None:
@@ -108,7 +115,7 @@ def _run(
                     scores.add(identity, sha256, score_case(network, loaded.card, one, column))
                     progress(f"{row.title}, seed {seed}: scored {one.dataset} {one.files.id}", done, len(missing))
             scored = [
-                Scored(key, column, of_seed, one.files.id, found)
+                Scored.of(key, column, of_seed, one.files.id, found)
                 for (key, of_seed), sha in current.items()
                 for column, one, identity in places
                 if (found := scores.get(identity, sha)) is not None
@@ -130,7 +137,7 @@ def _draw(
     progress: Progress,
 ) -> None:
     """Draw the largest tumor of each column as each row found it, if that was not drawn yet of these weights."""
-    first = current[rows[0].key, 0]
+    first = current[rows[0].key, plan.first_seed]
     sizes = {
         number: max((row["voxels"] for row in scores.get(identity, first) or ()), default=0)
         for number, (column, _, identity) in enumerate(places)
@@ -142,11 +149,14 @@ def _draw(
         if column.classes
     ]
     path = plan.directory / f"{plan.table.name}.png"
-    drawn = {"weights": [current[row.key, 0] for row in rows], "cases": [identity for _, _, identity in largest]}
+    drawn = {
+        "weights": [current[row.key, plan.first_seed] for row in rows],
+        "cases": [identity for _, _, identity in largest],
+    }
     record = path.with_suffix(".drawn.json")
     if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8")) == drawn:
         return
-    loaded = [checkpoint.load(trainings.weights(run_of(row, plan.table), 0)) for row in rows]
+    loaded = [checkpoint.load(trainings.weights(run_of(row, plan.table), plan.first_seed)) for row in rows]
     networks = [(one.card, checkpoint.network(one)) for one in loaded]
     shown = []
     for done, (column, one, _) in enumerate(largest):
