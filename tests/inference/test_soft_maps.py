@@ -1,5 +1,7 @@
 """Probabilities on the scan's own grid, also of classes that weights were not trained for."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from dsmseg.checkpoint import Card
 from dsmseg.inference import soft_maps
-from dsmseg.inference.soft_maps import ANY_TUMOR
+from dsmseg.inference.soft_maps import ANY_TUMOR, UnseenRule
 from dsmseg.model import DSMOutput
 from dsmseg.model.text_alignment import TextAlignment
 from dsmseg.taxonomy import CLASSES, find
@@ -74,18 +76,42 @@ def test_maps_lie_on_the_grid_of_the_scan(volume):
     assert maps.probabilities["Liver"][36, 36, 30] > 0.9
 
 
-def test_an_unknown_class_is_answered_by_the_query_that_fits_its_prompt(volume):
+def saying(**others: str) -> ByDensity:
+    """A network whose query of each class says its prompt, but some say another's."""
     texts = torch.randn(45, 16, generator=torch.Generator().manual_seed(0))
     alignment = TextAlignment(texts, query_width=45)
-    with torch.no_grad():  # query k says text k, but that of the kidney tumor says the colon tumor
+    with torch.no_grad():
         kernel = (texts - texts.mean(dim=0)).clone()
-        kernel[find("Kidney Tumor").id - 1] = kernel[find("Colon Tumor").id - 1]
+        for query, text in others.items():
+            kernel[find(query.replace("_", " ")).id - 1] = kernel[find(text).id - 1]
         alignment.projection.weight.copy_(kernel.T)
-    network = ByDensity(alignment)
+    return ByDensity(alignment)
+
+
+def test_an_unknown_class_is_answered_by_the_query_that_fits_its_prompt(volume):
+    network = saying(Kidney_Tumor="Colon Tumor")
     maps = soft_maps(network, a_card(), volume, [find("Colon Tumor"), find("Liver Tumor")])
     assert maps.answered_by == {"Colon Tumor": "Kidney Tumor"}
     of_query = soft_maps(network, a_card(), volume, [find("Kidney Tumor")]).probabilities["Kidney Tumor"]
     assert np.array_equal(maps.probabilities["Colon Tumor"], of_query)
+
+
+def test_an_organs_query_answers_for_a_tumor_only_where_any_query_may(volume):
+    network, asked = saying(Spleen="Colon Tumor"), [find("Colon Tumor"), find("Pancreas")]
+    answers = {
+        rule: soft_maps(network, a_card(), volume, asked, unseen=rule).answered_by for rule in get_args(UnseenRule)
+    }
+    assert answers["any query"]["Colon Tumor"] == "Spleen"
+    assert answers["query of its kind"]["Colon Tumor"] in {"Liver Tumor", "Kidney Tumor"}
+    assert answers["query of its kind"]["Pancreas"] in {"Liver", "Spleen"}
+    assert answers["any tumor"] == dict.fromkeys(("Colon Tumor", "Pancreas"), ANY_TUMOR)
+
+
+def test_without_a_query_of_its_kind_nothing_answers(volume):
+    card = a_card(tumors=())
+    maps = soft_maps(saying(), card, volume, [find("Colon Tumor")], unseen="query of its kind")
+    assert maps.answered_by == {"Colon Tumor": ANY_TUMOR}
+    assert not maps.probabilities["Colon Tumor"].any()
 
 
 def test_without_text_an_unknown_tumor_is_any_tumor(volume):

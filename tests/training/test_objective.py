@@ -97,3 +97,14 @@ def test_p_as_a_given_target_and_no_p_at_all(certainty: str, like: str | None) -
     else:
         expected = losses(output, labels, Loss(certainty=like))["tumor_mask"]
     torch.testing.assert_close(term, expected)
+
+
+@pytest.mark.equation(14)
+def test_responses_can_be_asked_to_leave_out_labelled_tumors_while_masks_keep_them() -> None:
+    output, labels = case()
+    whole, healthy = (losses(output, labels, Loss(responds_to=one)) for one in ("organ", "healthy"))
+    assert [name for name in whole if whole[name] != healthy[name]] == ["response"]
+    masks = labels.masks.clone()
+    masks[:, :ORGANS] &= ~masks[:, ORGANS : ORGANS + 1]  # the one tumor that the scan tells of
+    expected = losses(output, PartialLabels(masks, labels.annotated), Loss())["response"]
+    torch.testing.assert_close(healthy["response"], expected, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from dsmseg.volume import Volume, resample_onto
 Map = Float32[NDArray[np.float32], "x y z"]
 
 ANY_TUMOR = "any tumor"
+
+UnseenRule = Literal["any query", "query of its kind", "any tumor"]
+"""How DSM answers for a class that it was not trained for; `soft_maps` says how each does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,12 @@ def soft_maps(
     *,
     overlap: float = DEFAULT_OVERLAP,
     device: str = "auto",
+    unseen: UnseenRule = "any query",
 ) -> SoftMaps:
     """Give the probabilities of ``classes``, each for itself: nothing competes, and anatomy has no say.
 
-    A class that the weights were not trained for is answered as its method does it: by DSM, the query that fits the
-    class's prompt best in this scan (Eq. 20), and where weights have no text alignment, the most probable tumor of any
-    kind; by a baseline, its own rule for unseen kinds.
+    A class that the weights were not trained for is answered as its method does it: by DSM as ``unseen`` says; by a
+    baseline, its own rule for unseen kinds.
 
     Args:
         network: with the weights of ``card``, in evaluation mode.
@@ -62,6 +66,9 @@ def soft_maps(
         classes: of the taxonomy.
         overlap: as for `Segmenter`.
         device: as for `Segmenter`.
+        unseen: "any query" is the one that fits the class's prompt best in this scan (Eq. 20); "query of its kind" the
+            same among the tumors' for a tumor, the organs' for an organ; "any tumor" the most probable tumor of a
+            trained kind, which it always is where weights have no text alignment or no query of the kind.
     """
     runtime = choose_runtime(device)
     network = network.to(runtime.device)
@@ -75,10 +82,10 @@ def soft_maps(
     answering: dict[str, StructureClass | None] = {one.name: one for one in classes}
     if card.method == "dsm" and unknown:
         alignment = getattr(network, "text_alignment", None)
-        if isinstance(alignment, TextAlignment):
-            answering |= _best_queries(unknown, known, alignment, window(_tiling(card, overlap, (), ())))
-        else:
-            answering |= dict.fromkeys((one.name for one in unknown), None)
+        answering |= dict.fromkeys((one.name for one in unknown), None)
+        if isinstance(alignment, TextAlignment) and unseen != "any tumor":
+            first = window(_tiling(card, overlap, (), ()))
+            answering |= _best_queries(unknown, known, alignment, first, any_kind=unseen == "any query")
     sources = {one for one in answering.values() if one is not None}
     trained = [one for one in known if one.kind == "tumor"]
     asks_any = None in answering.values() and bool(trained)
@@ -105,12 +112,25 @@ def _best_queries(
     known: Sequence[StructureClass],
     alignment: TextAlignment,
     window: SlidingWindow,
+    *,
+    any_kind: bool,
 ) -> dict[str, StructureClass]:
-    """Give, by class, the query that fits its prompt best in this scan; none where no window holds body."""
+    """Give, by class, the query that fits its prompt best in this scan; none where no window holds body.
+
+    ``any_kind``: an organ's query may answer for a tumor, and a tumor's for an organ.
+    """
     prompts = Prompts.of_classes(unknown, alignment)
     with prompts.listening(alignment) as heard:
         window.look(WINDOWS_HEARD)
-    return {match.text: match.query for match in prompts.matches(heard, known)} if heard else {}
+    if not heard:
+        return {}
+    best: dict[str, StructureClass] = {}
+    for kind in {one.kind for one in unknown}:
+        fitting = [one for one in known if any_kind or one.kind == kind]
+        asked = {one.name for one in unknown if one.kind == kind}
+        matches = prompts.matches(heard, fitting) if fitting else []
+        best |= {match.text: match.query for match in matches if match.text in asked}
+    return best
 
 
 def _told(network: nn.Module, asked: StructureClass, source: StructureClass | None) -> str:

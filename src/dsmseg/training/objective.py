@@ -1,5 +1,7 @@
 """What a stage minimizes: the losses of § 4.1.2 and § 4.2.4 on a batch's labels, each weighted."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,9 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     """
     organs = part_of(labels, 0, output.organ_logits.shape[1])
     terms = _mask_terms(output, labels, weights)
+    answering = _healthy(labels, organs) if weights.responds_to == "healthy" else organs
     terms["response"] = weights.response * response_loss(
-        output.responses, organs, cross_entropy_weight=weights.cross_entropy
+        output.responses, answering, cross_entropy_weight=weights.cross_entropy
     )
     terms["presence"] = weights.presence * presence_loss(output.presence, organs)
     if weights.alignment and output.log_probability is not None:
@@ -66,6 +69,13 @@ def dice(output: DSMOutput | BaselineOutput, labels: PartialLabels) -> dict[str,
         for name, (logits, known) in groups.items()
         if (known.masks.flatten(2).any(-1) & known.annotated).any()
     }
+
+
+def _healthy(labels: PartialLabels, organs: PartialLabels) -> PartialLabels:
+    """Give the organs without the voxels of all tumors that are labelled."""
+    count = organs.masks.shape[1]
+    tumors = labels.masks[:, count:] & labels.annotated[:, count:, None, None, None]
+    return replace(organs, masks=organs.masks & ~tumors.any(1, keepdim=True))
 
 
 def _judged(labels: PartialLabels) -> int:

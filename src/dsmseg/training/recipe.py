@@ -166,6 +166,9 @@ class Loss(_Section):
     certainty: what p is in that target, diag(p) Y (§ 4.2.4). "learned": gradients reach p, the equations to the letter.
     "given": a target like any other, that no gradient passes. "none": the target is Y. Where a mask is still empty, a
     gradient through p lowers p, and with it the target of what should be found; "given" with an alignment does not.
+
+    responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
+    without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
     """
 
     cross_entropy: NotNegative = 20.0
@@ -174,6 +177,7 @@ class Loss(_Section):
     presence: NotNegative = 0.1
     alignment: NotNegative = 0.0
     certainty: Literal["learned", "given", "none"] = "learned"
+    responds_to: Literal["organ", "healthy"] = "organ"
 
 
 class Stage(_Section):

@@ -1,0 +1,78 @@
+"""How DSM should answer for a tumor that it was not trained on: each rule of `soft_maps`, and the anomaly itself.
+
+``python benchmarks/answers.py --bodies BENCHMARK WEIGHTS...``, where BENCHMARK is of another seed than what the tables
+are of (``dsmseg synth benchmark -o BENCHMARK --seed 1``), so that nothing is chosen on the tables' own test bodies. One
+JSON line for each weights, rule, column of a table and case; the last lines sum up by rule and column, means in %.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import get_args
+
+from dsmseg import checkpoint
+from dsmseg.evaluation.bench.data import Data
+from dsmseg.evaluation.bench.tables import load_table
+from dsmseg.evaluation.overlap import count_overlap
+from dsmseg.evaluation.ranking import count_scores
+from dsmseg.evaluation.regions import dilated
+from dsmseg.inference.soft_maps import UnseenRule, soft_maps
+
+ANOMALY = "anomaly"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path, nargs="*")
+    parser.add_argument("--bodies", type=Path, default=Path("bodies"))
+    parser.add_argument("--tables", nargs="+", default=["table2"])
+    arguments = parser.parse_args()
+    if not arguments.weights:
+        print(json.dumps({"what": "answers", "skipped": "name weights of Stage 2, and --bodies"}))
+        return
+    data = Data("mini", arguments.bodies, arguments.bodies, arguments.bodies / "splits.csv")
+    places = {
+        (column.dataset, column.classes): (column, references)
+        for table in arguments.tables
+        for column, references in data.cases(load_table(table)).items()
+        if column.classes
+    }
+    sums: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    for weights in arguments.weights:
+        loaded = checkpoint.load(weights)
+        network = checkpoint.network(loaded)
+        for column, references in places.values():
+            for reference in references:
+                case = reference.load()
+                for one, mask in case.classes(column):
+                    if not mask.any():
+                        continue
+                    body, host = case.body | mask, case.host(one) if one.kind == "tumor" else None
+                    near = None if host is None else dilated(host, case.image.spacing) | mask
+                    for rule in (*get_args(UnseenRule), ANOMALY):
+                        if rule != ANOMALY:
+                            maps = soft_maps(network, loaded.card, case.image, [one], unseen=rule)
+                        scores = maps.anomaly if rule == ANOMALY else maps.probabilities[one.name]
+                        counts = count_scores(scores, mask, body)
+                        row = {"auroc": counts.auroc, "fpr95": counts.fpr95}
+                        if near is not None:
+                            row["host_auroc"] = count_scores(scores, mask, near).auroc
+                        row["dsc"] = count_overlap(mask, (scores > 0.5) & body).dsc
+                        place = {"weights": weights.parent.name, "seed": weights.parents[1].name, "rule": rule}
+                        place |= {"column": column.title, "case": reference.files.id}
+                        place["answered_by"] = rule if rule == ANOMALY else maps.answered_by.get(one.name, one.name)
+                        print(json.dumps(place | row), flush=True)
+                        sums[rule, column.title].append(row)
+    for (rule, title), rows in sums.items():
+        means = {
+            name: round(100 * fmean(values), 1)
+            for name in ("auroc", "fpr95", "host_auroc", "dsc")
+            if (values := [row[name] for row in rows if row.get(name) is not None])
+        }
+        print(json.dumps({"rule": rule, "column": title, "scored": len(rows), **means}))
+
+
+if __name__ == "__main__":
+    main()
