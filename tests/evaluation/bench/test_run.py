@@ -15,7 +15,7 @@ from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench import Data, Plan, join, load_table, run, run_table
 from dsmseg.evaluation.bench import data as bench_data
-from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
+from dsmseg.evaluation.bench.pictures import Found, Shown, draw_side_by_side, reach_of
 from dsmseg.model import DSMOutput
 from dsmseg.taxonomy import find
 from dsmseg.volume import Volume, write_nifti
@@ -141,10 +141,24 @@ def test_the_picture_has_a_row_a_tumor_and_a_column_a_method(tmp_path):
     reference = np.zeros(hu.shape, bool)
     reference[10:14, 10:14, 3] = True
     volume = Volume.from_own(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
-    row = Shown("Liver Tumor", volume, find("Liver Tumor"), reference, {"a": reference, "b": ~reference & False})
+    nothing = np.zeros_like(reference)
+    found = {"a": Found(reference, reference), "b": Found(nothing, ~reference), "c": Found(nothing, nothing)}
+    row = Shown("Liver Tumor", volume, find("Liver Tumor"), reference, found)
     draw_side_by_side(tmp_path / "picture.png", [row, row])
     height, width = imread(tmp_path / "picture.png").shape[:2]
-    assert width > 1.2 * height  # three panels beside one another, two below
+    assert width > 1.6 * height  # four panels beside one another, two below
+
+
+def test_the_reach_holds_95_percent_of_a_tumor_and_what_scores_as_high():
+    scores = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    reference, body = scores >= 900, scores < 1000
+    reference[0, 0, 0] = True  # one of its 101 voxels scores lowest: within the 5 %
+    reach = reach_of(scores, reference, body)
+    assert (reach & reference).sum() / reference.sum() >= 0.95
+    assert not reach[0, 0, 0]
+    assert not (reach & ~reference).any()
+    assert not reach_of(scores, reference, scores < 950)[scores >= 950].any()
+    assert reach_of(np.zeros_like(scores), reference, body).all()  # says nothing: all of the body
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_table(data, trained, tmp_path, monkeypatch):

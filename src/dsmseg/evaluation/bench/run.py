@@ -17,7 +17,7 @@ from dsmseg.datasets.verify import Progress
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.data import Data, Reference
 from dsmseg.evaluation.bench.layout import Scored, summarize, write_page
-from dsmseg.evaluation.bench.pictures import Shown, draw_side_by_side
+from dsmseg.evaluation.bench.pictures import Found, Shown, draw_side_by_side, reach_of
 from dsmseg.evaluation.bench.scoring import found_mask, score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
 from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
@@ -163,10 +163,11 @@ def _draw(
         progress(f"Drawing {column.title}", done, len(largest))
         case = one.load()
         tumor, reference = next(iter(case.classes(column)))
-        found = {
-            row.title: found_mask(soft_maps(network, card, case.image, [tumor]), tumor, case.body)
-            for row, (card, network) in zip(rows, networks, strict=True)
-        }
+        found = {}
+        for row, (card, network) in zip(rows, networks, strict=True):
+            maps = soft_maps(network, card, case.image, [tumor])
+            reach = reach_of(maps.probabilities[tumor.name], reference, case.body)
+            found[row.title] = Found(found_mask(maps, tumor, case.body), reach)
         shown.append(Shown(column.title, case.image, tumor, reference, found))
     if shown:
         try:

@@ -1,0 +1,191 @@
+"""Write docs/results.md, and the results in README.md, from what was measured: docs/results/bench."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from string import Template
+from typing import Any
+
+from dsmseg.evaluation.bench import join
+from dsmseg.evaluation.bench.tables import FIGURES, Table, load_table
+from dsmseg.evaluation.bootstrap import paired_bootstrap
+from dsmseg.evaluation.summaries import Summary
+
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+MEASURED = ROOT / "docs" / "results" / "bench"
+BEGIN, END = "<!-- docs/results_page.py writes from here -->", "<!-- to here -->"
+TITLES = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑", "host_auroc": "AUROC near the host↑"}
+REFERENCE = "full"
+
+
+def summary(table: Table) -> dict[str, Any]:
+    """Give what all seeds of a table found."""
+    paths = sorted(MEASURED.glob(f"{table.name}.seed_*.json"))
+    return join(table, [json.loads(path.read_text(encoding="utf-8")) for path in paths])
+
+
+def found_table(found: Mapping[str, Any]) -> str:
+    """A row a method, the paper's figures below ours."""
+    columns = found["rows"][0]["columns"]
+    heads = ["", *(f"{column['title']} {TITLES[name]}" for column in columns for name in FIGURES)]
+    rows = []
+    for row in found["rows"]:
+        if row["row"] is None:
+            continue
+        rows.append([row["title"], *(_text(column["ours"][name]) for column in row["columns"] for name in FIGURES)])
+        if all(column["paper"] for column in row["columns"]):
+            papers = [column["paper"][name] for column in row["columns"] for name in FIGURES]
+            rows.append([f"*{row['title']}, the paper's*", *(f"*{mean:.2f}±{error:.2f}*" for mean, error in papers)])
+    return _table(heads, rows)
+
+
+def short_table(found: Mapping[str, Any]) -> str:
+    """A row a method: AUROC alone."""
+    rows = [one for one in found["rows"] if one["row"] is not None]
+    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"])]
+    return _table(heads, [[row["title"], *(_text(one["ours"]["auroc"]) for one in row["columns"])] for row in rows])
+
+
+def seed_table(found: Mapping[str, Any], name: str = "auroc") -> str:
+    """A row a method: the mean of each seed, which shows what chance in training makes."""
+    rows = [one for one in found["rows"] if one["row"] is not None]
+    heads = [f"{TITLES[name]}, seeds {_seeds(found)}", *(_titled(column) for column in rows[0]["columns"])]
+    body = []
+    for row in rows:
+        figures = [column["ours"][name]["seeds"].values() for column in row["columns"]]
+        body.append([row["title"], *(" / ".join(f"{100 * one:.1f}" for one in seeds) for seeds in figures)])
+    return _table(heads, body)
+
+
+def difference_table(found: Mapping[str, Any], name: str = "auroc") -> str:
+    """A row a method: how far it is above DSM, by the paired bootstrap over cases and seeds of training."""
+    rows = [one for one in found["rows"] if one["row"] not in {None, REFERENCE}]
+    titles = [column["title"] for column in found["rows"][0]["columns"]]
+    body = []
+    for row in rows:
+        cells = []
+        for title in titles:
+            places, ours = _by_case(found, REFERENCE, title, name), _by_case(found, row["row"], title, name)
+            one = paired_bootstrap([ours.get(place) for place in places], list(places.values()))
+            cells.append(f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}), p {one.p:.3f}")
+        body.append([row["title"], *cells])
+    return _table([f"{TITLES[name]} above DSM's", *map(_titled, found["rows"][0]["columns"])], body)
+
+
+def answer_table(found: Mapping[str, Any], column: str) -> str:
+    """A row a method: what answered for an unseen kind, by how many of the cases of all seeds."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for one in found["cases"]:
+        if one["column"] == column:
+            for answer in one["answered_by"]:
+                counts[one["row"]][answer] += 1
+    rows = [(row["title"], counts[row["row"]]) for row in found["rows"] if row["row"] in counts]
+    told = [[title, ", ".join(f"{answer} {n}" for answer, n in sorted(of.items()))] for title, of in rows]
+    return _table([f"for {column}", "answered, cases of all seeds"], told)
+
+
+def anomaly_table(found: Mapping[str, Any]) -> str:
+    """A row a method: AUROC of the anomaly, in the body and near the host organ where there is one."""
+    rows = [one for one in found["rows"] if one["row"] is not None]
+    heads = ["AUROC of the anomaly", *(_titled(column) for column in rows[0]["columns"])]
+    body = []
+    for row in rows:
+        cells = []
+        for column in row["columns"]:
+            near = column["ours"]["anomaly_host_auroc"]
+            told = f"; near the host {_text(near)}" if near["n"] else ""
+            cells.append(_text(column["ours"]["anomaly_auroc"]) + told)
+        body.append([row["title"], *cells])
+    return _table(heads, body)
+
+
+def gap_table() -> str:
+    """A row a choice: means over seeds and cases of bodies that no table is of."""
+    lines = [json.loads(line) for path in sorted(MEASURED.glob("gaps*.jsonl")) for line in path.open(encoding="utf-8")]
+    cases = [one for one in lines if "case" in one]
+    columns = list(dict.fromkeys(one["column"] for one in cases))
+    by_choice: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for one in cases:
+        by_choice[one["weights"], one["rule"]][one["column"]].append(one)
+    rows = []
+    for (weights, rule), of in by_choice.items():
+        seeds = {one["seed"] for several in of.values() for one in several}
+        cells = [
+            " / ".join(f"{100 * fmean(one[name] for one in of[column]):.1f}" for name in FIGURES) if of[column] else ""
+            for column in columns
+        ]
+        rows.append([weights, rule, str(len(seeds)), *cells])
+    return _table(["Stage 2", "answered by", "seeds", *columns], rows)
+
+
+def made_table(founds: Iterable[Mapping[str, Any]]) -> str:
+    """A row a file of results: where it comes from."""
+    rows = [
+        [f"{found['table']}, seed {seed}", str(part["commit"]), part["torch"], str(part["cores"]), part["processor"]]
+        for found in founds
+        for seed, part in zip(sorted({one["seed"] for one in found["cases"]}), found["parts"], strict=True)
+    ]
+    return _table(["table", "commit", "torch", "cores", "instructions"], rows)
+
+
+def page() -> str:
+    """Give the whole page."""
+    five, two = (summary(load_table(name)) for name in ("table5", "table2"))
+    made = five["made_by"]
+    template = Template((ROOT / "docs" / "results.template.md").read_text(encoding="utf-8"))
+    return template.substitute(
+        preset=made["preset"],
+        lengths=" and ".join(made["lengths"]),
+        table_5=found_table(five),
+        seeds_5=seed_table(five),
+        differences_5=difference_table(five),
+        answers_5=answer_table(five, "Colon Tumor"),
+        anomaly_5=anomaly_table(five),
+        table_2=found_table(two),
+        seeds_2=seed_table(two),
+        differences_2=difference_table(two),
+        gaps=gap_table(),
+        made=made_table([five, two]),
+    )
+
+
+def readme() -> str:
+    """Give README.md with the results as they are now."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    five, two = (summary(load_table(name)) for name in ("table5", "table2"))
+    return f"{before}{BEGIN}\n\n{short_table(five)}\n\n{short_table(two)}\n\n{END}{after}"
+
+
+def _by_case(found: Mapping[str, Any], row: str, column: str, name: str) -> dict[str, float]:
+    """Give a case's figure, a mean over seeds."""
+    figures: dict[str, list[float]] = defaultdict(list)
+    for one in found["cases"]:
+        if one["row"] == row and one["column"] == column and one["figures"].get(name) is not None:
+            figures[one["case"]].append(one["figures"][name])
+    return {case: fmean(values) for case, values in sorted(figures.items())}
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    return ", ".join(str(one) for one in sorted({one["seed"] for one in found["cases"]}))
+
+
+def _titled(column: Mapping[str, Any]) -> str:
+    return f"{column['title']}, {'seen' if column['seen'] else 'unseen'}"
+
+
+def _text(figure: Mapping[str, Any]) -> str:
+    return Summary(figure["n"], figure["mean"], figure["se"]).text()
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
