@@ -38,6 +38,10 @@ def bench(
     recipe: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Instead of the packaged one.", show_default=False)
     ] = None,
+    unseen: Annotated[
+        Literal["any-query", "same-kind", "any-tumor"],
+        typer.Option(help="Which query of DSM answers for a kind that it was not trained on (docs/bench.md)."),
+    ] = "any-query",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
     ] = None,
@@ -62,7 +66,7 @@ def bench(
         else:
             found = room.Data("full", data, store, None)
         only = tuple(one.strip() for one in rows.split(",") if one.strip()) if rows else ()
-        plan = room.Plan(room.load_table(table), found, output, seeds, first_seed, only, settings or [], recipe)
+        plan = room.Plan(room.load_table(table), found, output, seeds, first_seed, only, settings or [], recipe, unseen)
         try:
             summary = room.run_table(plan, progress.step)
         except training.StoppedError as stopped:

@@ -101,15 +101,15 @@ def test_an_organs_query_answers_for_a_tumor_only_where_any_query_may(volume):
     answers = {
         rule: soft_maps(network, a_card(), volume, asked, unseen=rule).answered_by for rule in get_args(UnseenRule)
     }
-    assert answers["any query"]["Colon Tumor"] == "Spleen"
-    assert answers["query of its kind"]["Colon Tumor"] in {"Liver Tumor", "Kidney Tumor"}
-    assert answers["query of its kind"]["Pancreas"] in {"Liver", "Spleen"}
-    assert answers["any tumor"] == dict.fromkeys(("Colon Tumor", "Pancreas"), ANY_TUMOR)
+    assert answers["any-query"]["Colon Tumor"] == "Spleen"
+    assert answers["same-kind"]["Colon Tumor"] in {"Liver Tumor", "Kidney Tumor"}
+    assert answers["same-kind"]["Pancreas"] in {"Liver", "Spleen"}
+    assert answers["any-tumor"] == dict.fromkeys(("Colon Tumor", "Pancreas"), ANY_TUMOR)
 
 
 def test_without_a_query_of_its_kind_nothing_answers(volume):
     card = a_card(tumors=())
-    maps = soft_maps(saying(), card, volume, [find("Colon Tumor")], unseen="query of its kind")
+    maps = soft_maps(saying(), card, volume, [find("Colon Tumor")], unseen="same-kind")
     assert maps.answered_by == {"Colon Tumor": ANY_TUMOR}
     assert not maps.probabilities["Colon Tumor"].any()
 

@@ -6,9 +6,10 @@ from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.prediction import CaseResult, predict
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.segmenter import Segmenter
-from dsmseg.inference.soft_maps import SoftMaps, soft_maps
+from dsmseg.inference.soft_maps import UNSEEN, SoftMaps, UnseenRule, soft_maps
 
 __all__ = [
+    "UNSEEN",
     "Case",
     "CaseResult",
     "Lesion",
@@ -16,6 +17,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "SoftMaps",
+    "UnseenRule",
     "find_cases",
     "predict",
     "soft_maps",

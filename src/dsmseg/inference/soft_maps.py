@@ -26,8 +26,9 @@ Map = Float32[NDArray[np.float32], "x y z"]
 
 ANY_TUMOR = "any tumor"
 
-UnseenRule = Literal["any query", "query of its kind", "any tumor"]
+UnseenRule = Literal["any-query", "same-kind", "any-tumor"]
 """How DSM answers for a class that it was not trained for; `soft_maps` says how each does."""
+UNSEEN: UnseenRule = "any-query"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def soft_maps(
     *,
     overlap: float = DEFAULT_OVERLAP,
     device: str = "auto",
-    unseen: UnseenRule = "any query",
+    unseen: UnseenRule = UNSEEN,
 ) -> SoftMaps:
     """Give the probabilities of ``classes``, each for itself: nothing competes, and anatomy has no say.
 
@@ -66,8 +67,8 @@ def soft_maps(
         classes: of the taxonomy.
         overlap: as for `Segmenter`.
         device: as for `Segmenter`.
-        unseen: "any query" is the one that fits the class's prompt best in this scan (Eq. 20); "query of its kind" the
-            same among the tumors' for a tumor, the organs' for an organ; "any tumor" the most probable tumor of a
+        unseen: "any-query" is the one that fits the class's prompt best in this scan (Eq. 20); "same-kind" the
+            same among the tumors' for a tumor, the organs' for an organ; "any-tumor" the most probable tumor of a
             trained kind, which it always is where weights have no text alignment or no query of the kind.
     """
     runtime = choose_runtime(device)
@@ -83,9 +84,9 @@ def soft_maps(
     if card.method == "dsm" and unknown:
         alignment = getattr(network, "text_alignment", None)
         answering |= dict.fromkeys((one.name for one in unknown), None)
-        if isinstance(alignment, TextAlignment) and unseen != "any tumor":
+        if isinstance(alignment, TextAlignment) and unseen != "any-tumor":
             first = window(_tiling(card, overlap, (), ()))
-            answering |= _best_queries(unknown, known, alignment, first, any_kind=unseen == "any query")
+            answering |= _best_queries(unknown, known, alignment, first, any_kind=unseen == "any-query")
     sources = {one for one in answering.values() if one is not None}
     trained = [one for one in known if one.kind == "tumor"]
     asks_any = None in answering.values() and bool(trained)

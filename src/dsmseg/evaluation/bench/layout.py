@@ -17,7 +17,7 @@ from dsmseg.model import PRESETS
 
 _HEADS = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑"}
 _MORE = ("host_auroc", "host_fpr95", "anomaly_auroc", "anomaly_fpr95", "anomaly_host_auroc", "anomaly_host_fpr95")
-_ALIKE = ("scale", "recipe", "preset", "lengths", "settings")  # what summaries that are joined have in common
+_ALIKE = ("scale", "recipe", "preset", "lengths", "settings", "unseen")  # what summaries that are joined have in common
 
 
 @dataclass(frozen=True, slots=True)

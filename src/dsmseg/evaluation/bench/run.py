@@ -22,7 +22,7 @@ from dsmseg.evaluation.bench.scoring import found_mask, score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
 from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
 from dsmseg.files import write_atomically, write_json
-from dsmseg.inference import soft_maps
+from dsmseg.inference import UNSEEN, UnseenRule, soft_maps
 from dsmseg.training.recipe import Recipe
 
 _Place = tuple[Column, Reference, dict[str, Any]]
@@ -38,7 +38,7 @@ class Plan:
     data: see `dsmseg.evaluation.bench.data`. directory: gets runs, scores and tables. seeds: as many trainings of each
     row. first_seed: of the first of them. rows: keys of the rows; none for all. settings: changes of the recipe,
     ``key=value``. recipe: the recipe; None:
-    the packaged one of the scale.
+    the packaged one of the scale. unseen: how DSM answers for a kind that it was not trained on, see `soft_maps`.
     """
 
     table: Table
@@ -49,6 +49,7 @@ class Plan:
     rows: tuple[str, ...] = ()
     settings: Sequence[str] = field(default_factory=list)
     recipe: Path | None = None
+    unseen: UnseenRule = UNSEEN
 
     @property
     def all_seeds(self) -> range:
@@ -93,7 +94,9 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     scores = _Scores(plan.directory / _SCORES)
-    places = [(column, one, _identity(column, one)) for column, several in cases.items() for one in several]
+    places = [
+        (column, one, _identity(column, one, plan.unseen)) for column, several in cases.items() for one in several
+    ]
     current: dict[tuple[str, int], str] = {}  # the weights of each row and seed
     summary: dict[str, Any] = {}
     whole = trainings.whole_recipe()
@@ -112,7 +115,7 @@ def _run(
             network = checkpoint.network(loaded) if missing else None
             for done, (column, one, identity) in enumerate(missing, start=1):
                 if network is not None:
-                    scores.add(identity, sha256, score_case(network, loaded.card, one, column))
+                    scores.add(identity, sha256, score_case(network, loaded.card, one, column, plan.unseen))
                     progress(f"{row.title}, seed {seed}: scored {one.dataset} {one.files.id}", done, len(missing))
             scored = [
                 Scored.of(key, column, of_seed, one.files.id, found)
@@ -165,7 +168,7 @@ def _draw(
         tumor, reference = next(iter(case.classes(column)))
         found = {}
         for row, (card, network) in zip(rows, networks, strict=True):
-            maps = soft_maps(network, card, case.image, [tumor])
+            maps = soft_maps(network, card, case.image, [tumor], unseen=plan.unseen)
             reach = reach_of(maps.probabilities[tumor.name], reference, case.body)
             found[row.title] = Found(found_mask(maps, tumor, case.body), reach)
         shown.append(Shown(column.title, case.image, tumor, reference, found))
@@ -209,13 +212,14 @@ def _refuse_leaks(weights: Path, trained_on: Sequence[str], unseen: Sequence[str
         )
 
 
-def _identity(column: Column, reference: Reference) -> dict[str, Any]:
+def _identity(column: Column, reference: Reference, unseen: UnseenRule) -> dict[str, Any]:
     return {
         "version": _VERSION,
         "dataset": reference.dataset,
         "case": reference.files.id,
         "files": reference.state(),
         "classes": list(column.classes),
+        "unseen": unseen,
     }
 
 
@@ -230,6 +234,7 @@ def _made_by(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "preset": recipe.preset,
         "lengths": [str(stage.length) for _, stage in recipe.stages],
         "settings": list(plan.settings),
+        "unseen": plan.unseen,
         "cores": resources.cores(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

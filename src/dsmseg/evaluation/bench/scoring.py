@@ -13,14 +13,16 @@ from dsmseg.evaluation.bench.tables import Column
 from dsmseg.evaluation.overlap import count_overlap
 from dsmseg.evaluation.ranking import count_scores
 from dsmseg.evaluation.regions import dilated
-from dsmseg.inference import SoftMaps, soft_maps
+from dsmseg.inference import UNSEEN, SoftMaps, UnseenRule, soft_maps
 from dsmseg.taxonomy import StructureClass
 
 ANOMALY = "anomaly"
 Mask = Bool[NDArray[np.bool_], "x y z"]
 
 
-def score_case(network: nn.Module, card: Card, reference: Reference, column: Column) -> list[dict[str, Any]]:
+def score_case(
+    network: nn.Module, card: Card, reference: Reference, column: Column, unseen: UnseenRule = UNSEEN
+) -> list[dict[str, Any]]:
     """Give a row for each class of ``column`` that the case shows.
 
     A case that does not show a class has no row for it: no figure has a meaning there (`dsmseg evaluate` counts false
@@ -33,7 +35,7 @@ def score_case(network: nn.Module, card: Card, reference: Reference, column: Col
     shown = [(one, mask) for one, mask in case.classes(column) if mask.any()]
     if not shown:
         return []
-    maps = soft_maps(network, card, case.image, [one for one, _ in shown])
+    maps = soft_maps(network, card, case.image, [one for one, _ in shown], unseen=unseen)
     rows = []
     for one, mask in shown:
         scores = maps.probabilities[one.name]
