@@ -1,4 +1,4 @@
-"""How DSM should answer for a tumor that it was not trained on: each rule of `soft_maps`, and the anomaly itself.
+"""How DSM should answer for a tumor that it was not trained on: each rule of `soft_maps`, the host organ, the anomaly.
 
 ``python benchmarks/answers.py --bodies BENCHMARK WEIGHTS...``, where BENCHMARK is of another seed than what the tables
 are of (``dsmseg synth benchmark -o BENCHMARK --seed 1``), so that nothing is chosen on the tables' own test bodies. One
@@ -10,17 +10,41 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import get_args
+from typing import cast, get_args
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from torch import nn
 
 from dsmseg import checkpoint
+from dsmseg.checkpoint import Card
 from dsmseg.evaluation.bench.data import Data
 from dsmseg.evaluation.bench.tables import load_table
 from dsmseg.evaluation.overlap import count_overlap
 from dsmseg.evaluation.ranking import count_scores
 from dsmseg.evaluation.regions import dilated
-from dsmseg.inference.soft_maps import UnseenRule, soft_maps
+from dsmseg.inference import UnseenRule, soft_maps
+from dsmseg.taxonomy import StructureClass, find
+from dsmseg.volume import Volume
 
-ANOMALY = "anomaly"
+Array = Float32[NDArray[np.float32], "x y z"]
+
+ANOMALY, HOST, IN_HOST = "anomaly", "host", "tumor in host"
+RULES = (*get_args(UnseenRule), HOST, IN_HOST, ANOMALY)
+
+
+def scored_by(rule: str, network: nn.Module, card: Card, scan: Volume, one: StructureClass) -> tuple[Array, str]:
+    """Give the scores of a kind by a rule, and what answered."""
+    if rule in {HOST, IN_HOST}:
+        hosts = [find(name) for name in one.hosts]
+        maps = soft_maps(network, card, scan, [*hosts, one], unseen="any-tumor")
+        host = np.maximum.reduce([maps.probabilities[organ.name] for organ in hosts])
+        return (host if rule == HOST else np.sqrt(host * maps.probabilities[one.name])), rule
+    maps = soft_maps(network, card, scan, [one], unseen="any-query" if rule == ANOMALY else cast(UnseenRule, rule))
+    if rule == ANOMALY:
+        return maps.anomaly, rule
+    return maps.probabilities[one.name], maps.answered_by.get(one.name, one.name)
 
 
 def main() -> None:
@@ -28,6 +52,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="*")
     parser.add_argument("--bodies", type=Path, default=Path("bodies"))
     parser.add_argument("--tables", nargs="+", default=["table2"])
+    parser.add_argument("--rules", nargs="+", default=list(RULES))
     arguments = parser.parse_args()
     if not arguments.weights:
         print(json.dumps({"what": "answers", "skipped": "name weights of Stage 2, and --bodies"}))
@@ -51,10 +76,8 @@ def main() -> None:
                         continue
                     body, host = case.body | mask, case.host(one) if one.kind == "tumor" else None
                     near = None if host is None else dilated(host, case.image.spacing) | mask
-                    for rule in (*get_args(UnseenRule), ANOMALY):
-                        if rule != ANOMALY:
-                            maps = soft_maps(network, loaded.card, case.image, [one], unseen=rule)
-                        scores = maps.anomaly if rule == ANOMALY else maps.probabilities[one.name]
+                    for rule in arguments.rules:
+                        scores, answered_by = scored_by(rule, network, loaded.card, case.image, one)
                         counts = count_scores(scores, mask, body)
                         row = {"auroc": counts.auroc, "fpr95": counts.fpr95}
                         if near is not None:
@@ -62,8 +85,7 @@ def main() -> None:
                         row["dsc"] = count_overlap(mask, (scores > 0.5) & body).dsc
                         place = {"weights": weights.parent.name, "seed": weights.parents[1].name, "rule": rule}
                         place |= {"column": column.title, "case": reference.files.id}
-                        place["answered_by"] = rule if rule == ANOMALY else maps.answered_by.get(one.name, one.name)
-                        print(json.dumps(place | row), flush=True)
+                        print(json.dumps(place | {"answered_by": answered_by} | row), flush=True)
                         sums[rule, column.title].append(row)
     for (rule, title), rows in sums.items():
         means = {
