@@ -76,15 +76,25 @@ def difference_table(found: Mapping[str, Any], name: str = "auroc") -> str:
 
 
 def answer_table(found: Mapping[str, Any], column: str) -> str:
-    """A row a method: what answered for an unseen kind, by how many of the cases of all seeds."""
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    """A row for each of those that answered for an unseen kind: for which methods, and with what AUROC."""
+    figures: dict[str, list[float]] = defaultdict(list)
+    methods: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in found["cases"]:
         if one["column"] == column:
-            for answer in one["answered_by"]:
-                counts[one["row"]][answer] += 1
-    rows = [(row["title"], counts[row["row"]]) for row in found["rows"] if row["row"] in counts]
-    told = [[title, ", ".join(f"{answer} {n}" for answer, n in sorted(of.items()))] for title, of in rows]
-    return _table([f"for {column}", "answered, cases of all seeds"], told)
+            answer = " and ".join(one["answered_by"])
+            figures[answer].append(one["figures"]["auroc"])
+            methods[answer][one["row"]].add(str(one["seed"]))
+    titles = {row["row"]: row["title"] for row in found["rows"]}
+    rows = [
+        [
+            answer,
+            "; ".join(f"{titles[row]} (seeds {', '.join(sorted(seeds))})" for row, seeds in methods[answer].items()),
+            str(len(values)),
+            f"{100 * fmean(values):.1f}",
+        ]
+        for answer, values in sorted(figures.items(), key=lambda pair: -fmean(pair[1]))
+    ]
+    return _table([f"answered for {column}", "of", "cases", TITLES["auroc"]], rows)
 
 
 def anomaly_table(found: Mapping[str, Any]) -> str:

@@ -51,4 +51,4 @@ def test_figures_are_means_over_seeds_then_cases(script, monkeypatch, tmp_path):
     found = script.summary(table)
     assert "| all four: DSM | - | 65.00±5.00 |" in script.short_table(found)
     assert "| all four: DSM |  | 55.0 / 75.0 |" in script.seed_table(found)
-    assert "| all four: DSM | Colon 4 |" in script.answer_table(found, "Colon Tumor")
+    assert "| Colon | all four: DSM (seeds 0, 1) | 4 | 65.0 |" in script.answer_table(found, "Colon Tumor")

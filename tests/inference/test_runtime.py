@@ -1,10 +1,12 @@
+import platform
+
 import pytest
 import torch
 
 from dsmseg import resources
 from dsmseg.errors import InputError
 from dsmseg.inference import Segmenter
-from dsmseg.inference.runtime import choose_runtime, leaving_a_core_free
+from dsmseg.inference.runtime import choose_runtime, leaving_a_core_free, processor
 
 
 def test_auto_takes_the_processor_where_there_is_no_gpu(monkeypatch):
@@ -61,3 +63,12 @@ def test_the_number_of_threads_changes_no_byte(phantom, write_scan):
     for result in results[1:]:
         assert result.organs.tobytes() == results[0].organs.tobytes()
         assert result.anomaly_levels.tobytes() == results[0].anomaly_levels.tobytes()
+
+
+def test_the_processor_is_named_with_its_instructions(monkeypatch):
+    known = {"cpu_name": "Intel Xeon", "amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert processor() == "Intel Xeon, AVX512 with bfloat16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert processor() == f"{platform.machine()}, AVX512"

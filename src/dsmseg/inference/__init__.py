@@ -4,6 +4,7 @@ from dsmseg.inference.blending import Progress
 from dsmseg.inference.cases import Case, find_cases
 from dsmseg.inference.lesions import Lesion
 from dsmseg.inference.prediction import CaseResult, predict
+from dsmseg.inference.runtime import processor
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.segmenter import Segmenter
 from dsmseg.inference.soft_maps import UNSEEN, SoftMaps, UnseenRule, soft_maps
@@ -20,5 +21,6 @@ __all__ = [
     "UnseenRule",
     "find_cases",
     "predict",
+    "processor",
     "soft_maps",
 ]

@@ -1,5 +1,6 @@
 """Where, and in which precision, the network computes."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,8 +60,20 @@ def leaving_a_core_free() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def processor() -> str:
+    """Name the CPU with the instructions that torch uses of it: results differ between them in the last digits."""
+    name = str(_capabilities().get("cpu_name") or platform.machine())
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {instructions}{' with bfloat16' if _cpu_has_bfloat16() else ''}"
+
+
 def _cpu_has_bfloat16() -> bool:
     """Emulated bfloat16 would be slower than float32, so only instructions for it count."""
-    # Older releases of torch cannot say what the processor has.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = _capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _capabilities() -> dict[str, Any]:
+    """Say what the processor has; older releases of torch cannot."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found

@@ -22,7 +22,7 @@ from dsmseg.evaluation.bench.scoring import found_mask, score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
 from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
 from dsmseg.files import write_atomically, write_json
-from dsmseg.inference import UNSEEN, UnseenRule, soft_maps
+from dsmseg.inference import UNSEEN, UnseenRule, processor, soft_maps
 from dsmseg.training.recipe import Recipe
 
 _Place = tuple[Column, Reference, dict[str, Any]]
@@ -236,7 +236,7 @@ def _made_by(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "settings": list(plan.settings),
         "unseen": plan.unseen,
         "cores": resources.cores(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
