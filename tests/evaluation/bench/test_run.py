@@ -226,6 +226,18 @@ def test_a_case_that_was_made_anew_is_scored_anew(data, trained, tmp_path):
     assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 6 + 1
 
 
+def test_a_setting_that_an_older_version_did_not_have_had_the_value_of_its_default(data, trained, tmp_path):
+    plan = a_plan(data, tmp_path, rows=("full",))
+    run_table(plan, quiet)
+    path = tmp_path / "out" / "bench.json"
+    older = json.loads(path.read_text())
+    del older["recipe"]["loss"]["responds_to"]
+    path.write_text(json.dumps(older))
+    run_table(plan, quiet)
+    with pytest.raises(InputError, match="holds a bench of another recipe"):
+        run_table(a_plan(data, tmp_path, settings=["loss.responds_to=healthy"]), quiet)
+
+
 @pytest.mark.parametrize("changed", [{"settings": ["batch.stored=4"]}, {"settings": ["stage_1.length=9 steps"]}])
 def test_a_folder_holds_one_bench(data, trained, tmp_path, changed):
     run_table(a_plan(data, tmp_path), quiet)

@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from dsmseg import __version__, checkpoint, resources
 from dsmseg.datasets.prepare import alone
@@ -193,6 +195,9 @@ def _keep_to(plan: Plan, recipe: Recipe) -> None:
         write_json(path, now)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(ValidationError, KeyError):  # what is no recipe any more is another one
+        # A setting that there was not yet had the value that is its default now.
+        before["recipe"] = what_is_learned(Recipe.model_validate(recipe.record() | before["recipe"]))
     for name, value in json.loads(json.dumps(now)).items():
         if before.get(name) != value:
             raise InputError(
