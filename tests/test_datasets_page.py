@@ -1,11 +1,9 @@
 """docs/datasets.md is what its script makes, and its worked example works as printed."""
 
-import importlib.util
 import re
 import shlex
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,17 +13,10 @@ from dsmseg.datasets import Store, StoredCase
 from dsmseg.report.demo import shipped
 from dsmseg.volume import read_labels
 
+SCRIPT = "datasets_page.py"
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 EXAMPLE = TEXT[TEXT.index("## Your own data") :]
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("datasets_page", ROOT / "docs" / "datasets_page.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,13 @@
 """docs/model.md is what its script makes, and no equation of the paper is without a function and a test."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from dsmseg.model import PRESETS, build
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "model_page.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("model_page", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+SCRIPT = "model_page.py"
 
 
 def test_the_committed_page_is_what_the_script_makes(script):

@@ -1,23 +1,12 @@
 """docs/results.md, and the results in README.md, are what their script makes of docs/results/bench."""
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from dsmseg.evaluation.bench.tables import load_table
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "results_page.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("results_page", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+SCRIPT = "results_page.py"
 
 
 def test_the_committed_page_and_readme_are_what_the_script_makes(script):
