@@ -75,13 +75,17 @@ def main() -> None:
                     if not mask.any():
                         continue
                     body, host = case.body | mask, case.host(one) if one.kind == "tumor" else None
-                    near = None if host is None else dilated(host, case.image.spacing) | mask
+                    regions = (
+                        {}
+                        if host is None
+                        else {"host": dilated(host, case.image.spacing) | mask, "inside": host | mask}
+                    )
                     for rule in arguments.rules:
                         scores, answered_by = scored_by(rule, network, loaded.card, case.image, one)
                         counts = count_scores(scores, mask, body)
                         row = {"auroc": counts.auroc, "fpr95": counts.fpr95}
-                        if near is not None:
-                            row["host_auroc"] = count_scores(scores, mask, near).auroc
+                        for name, region in regions.items():
+                            row[f"{name}_auroc"] = count_scores(scores, mask, region).auroc
                         row["dsc"] = count_overlap(mask, (scores > 0.5) & body).dsc
                         place = {"weights": weights.parent.name, "seed": weights.parents[1].name, "rule": rule}
                         place |= {"column": column.title, "case": reference.files.id}
@@ -90,7 +94,7 @@ def main() -> None:
     for (rule, title), rows in sums.items():
         means = {
             name: round(100 * fmean(values), 1)
-            for name in ("auroc", "fpr95", "host_auroc", "dsc")
+            for name in ("auroc", "fpr95", "host_auroc", "inside_auroc", "dsc")
             if (values := [row[name] for row in rows if row.get(name) is not None])
         }
         print(json.dumps({"rule": rule, "column": title, "scored": len(rows), **means}))

@@ -76,6 +76,21 @@ def test_weights_of_a_row_of_table_5_load_as_that_row_and_no_other(tmp_path, abl
                 checkpoint.verify(path)
 
 
+@pytest.mark.parametrize("prompt", ["anomalies", "organs"])
+def test_weights_come_back_with_the_prompt_that_they_were_trained_with(tmp_path, prompt) -> None:
+    network = build(replace(TINY, prompt=prompt), text()).eval()
+    with torch.no_grad():
+        network.load_state_dict(
+            {name: one.half().float() if one.is_floating_point() else one for name, one in network.state_dict().items()}
+        )
+    checkpoint.save(tmp_path / "tiny.safetensors", network.state_dict(), a_card(prompt=prompt))
+    restored = checkpoint.network(checkpoint.load(tmp_path / "tiny.safetensors"))
+    assert {block.points_to for block in restored.tumor_decoder.blocks} == {prompt}
+    image = torch.rand(1, 2, 32, 64, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(restored(image).tumor_logits, network(image).tumor_logits)
+
+
 def test_weights_of_one_method_are_refused_as_another_s(tmp_path) -> None:
     path = tmp_path / "tiny.safetensors"
     states = {"dsm": build(TINY, text()).state_dict()}

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmseg.model.anomaly_prompt import anomaly_score, mask_prompt, min_max
+from dsmseg.model.anomaly_prompt import anomaly_score, mask_prompt, min_max, organ_prompt
 from dsmseg.model.attention import masked_attention
 
 SEEDS = st.integers(0, 999)
@@ -107,3 +107,24 @@ def test_a_range_within_float32_s_rounding_marks_nothing_and_a_wider_one_is_scal
     score = torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64).mul(span).sub(0.5).view(1, 3, 1, 1)
     expected = [0.0, 0.2, 1.0] if scaled else [0.0] * 3
     assert min_max(score).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.equation(15)
+def test_the_organ_prompt_marks_organs_and_a_voxel_around_them() -> None:
+    score = torch.zeros(2, 6, 6, 6)
+    score[0, 3, 3, 3] = -1.0  # an organ of one voxel; the other case says nothing
+    mask = organ_prompt(score).view(score.shape)
+    expected = torch.full((6, 6, 6), -torch.inf)
+    expected[2:5, 2:5, 2:5] = 0
+    torch.testing.assert_close(mask[0], expected)
+    assert not mask[1].any()
+
+
+@pytest.mark.equation(15)
+def test_a_tumor_within_an_organ_is_in_the_organ_prompt_whether_or_not_its_organ_answers_for_it() -> None:
+    score = torch.zeros(2, 9, 9, 9)
+    score[:, 1:8, 1:8, 1:8] = -1.0
+    score[1, 3:5, 3:5, 3:5] = 0.0  # a tumor that no query answers for
+    prompts = organ_prompt(score).view(score.shape), mask_prompt(score).view(score.shape)
+    assert [bool((one[0, 3:5, 3:5, 3:5] == 0).all()) for one in prompts] == [True, False]
+    assert [bool((one[1, 3:5, 3:5, 3:5] == 0).all()) for one in prompts] == [True, True]

@@ -21,7 +21,7 @@ from dsmseg.model.query_refinement import (
 CHANNELS = (32, 16, 16, 8)
 SIZES = (1, 2, 4, 8)
 WIDTH = 24
-SWITCHES = [{}, {"diffusion": False}, {"mask_prompt": False}]
+SWITCHES = [{}, {"diffusion": False}, {"mask_prompt": False}, {"prompt": "organs"}]
 
 
 def decoder(**switches: bool) -> QueryRefinementDecoder:
@@ -201,6 +201,16 @@ def test_tumor_queries_read_only_anomalous_voxels():
     # Without the diffusion, a voxel's key and value come from that voxel alone.
     read = last_level_gradient(decoder(diffusion=False), scores) > 0
     assert torch.equal(read, scores[-1] > 0.5)
+
+
+def test_a_prompt_of_organs_lets_tumor_queries_read_those_and_a_voxel_around_them():
+    scores = inputs()[2]
+    scores[-1] = torch.ones_like(scores[-1])
+    scores[-1][:, 0, 0, 0] = 0.0  # the one voxel that an organ's query answers for
+    read = last_level_gradient(decoder(diffusion=False, prompt="organs"), scores) > 0
+    expected = torch.zeros_like(scores[-1], dtype=torch.bool)
+    expected[:, :2, :2, :2] = True
+    assert torch.equal(read, expected)
 
 
 def test_without_the_mask_prompt_tumor_queries_read_every_voxel():

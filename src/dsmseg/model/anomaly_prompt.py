@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 SCORE_EPSILON = 1e-6
 """A map whose scores span less than this is constant to float32's precision: it marks nothing."""
@@ -28,6 +29,23 @@ def min_max(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
     span = flat.amax(dim=1, keepdim=True) - low
     scaled = (flat - low) / span.clamp_min(SCORE_EPSILON)
     return torch.where(span < SCORE_EPSILON, 0.0, scaled).view_as(score)
+
+
+def organ_prompt(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch voxel"]:
+    """Return the mask that leads to the organs instead: "out-of-distribution regions within organs" (§ 1, § 4.2.1).
+
+    Eq. 15 to the letter marks whatever no organ query answers for, which is mostly what is no organ at all. Here what
+    counts is not anomalous by Eq. 15 and, since a tumor may be what no query answers for, a voxel around it in each
+    direction. The others get -inf; a case without organs gets no mask.
+
+    Args:
+        score: anomaly score of Eq. 14, ``(batch, x, y, z)``.
+    """
+    organs = min_max(score.detach()) <= ANOMALY_THRESHOLD
+    near = functional.max_pool3d(organs.float().unsqueeze(1), 3, stride=1, padding=1).flatten(1) > 0
+    # Of a constant score, every voxel is below the threshold: no mask.
+    masked = ~near & near.any(dim=1, keepdim=True)
+    return torch.zeros_like(masked, dtype=torch.float32).masked_fill(masked, -torch.inf)
 
 
 def mask_prompt(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch voxel"]:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 Ablation = Literal["full", "without_kmm", "without_amvp", "without_dqr", "without_clip", "without_all"]
 """The rows of Table 5 by what they leave out, in the words of its columns."""
 
+Prompt = Literal["anomalies", "organs"]
+"""Where the mask prompt lets tumor queries look: `anomaly_prompt.mask_prompt`, or `anomaly_prompt.organ_prompt`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DSMConfig:
@@ -23,6 +26,7 @@ class DSMConfig:
     state_space, mask_prompt, diffusion, text_alignment: the columns kMM, AMVP, DQR and CLIP of Table 5. What takes the
         place of one that is off is told by the class that replaces it: ``MaskTransformerBlock``,
         ``QueryRefinementBlock``, ``ProjectedFeature``, ``QueryClassification``.
+    prompt: where mask prompts point, while there are any. It changes no parameter.
     """
 
     backbone: Literal["conv_unet", "swin_unetr"]
@@ -41,6 +45,7 @@ class DSMConfig:
     mask_prompt: bool = True
     diffusion: bool = True
     text_alignment: bool = True
+    prompt: Prompt = "anomalies"
 
 
 PRESETS: MappingProxyType[str, DSMConfig] = MappingProxyType(

@@ -166,6 +166,7 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         feed_forward_width=feed_forward_width,
         diffusion=config.diffusion,
         mask_prompt=config.mask_prompt,
+        prompt=config.prompt,
     )
     tumor_head = MaskHead(width=width, embedding_channels=backbone.embedding_channels)
     stage_2 = partial(stage_1, tumor_decoder=tumor_decoder, tumor_head=tumor_head)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsmseg.model.anomaly_prompt import mask_prompt, min_max
+from dsmseg.model.anomaly_prompt import mask_prompt, min_max, organ_prompt
 from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
+from dsmseg.model.config import Prompt
 from dsmseg.model.semantic_diffusion import SemanticDiffusion
 
 
@@ -76,10 +77,12 @@ class QueryRefinementBlock(nn.Module):
         feed_forward_width: int,
         diffusion: bool = True,
         mask_prompt: bool = True,
+        prompt: Prompt = "anomalies",
     ) -> None:
         """Build a block for a level of ``channels`` channels; the switches are those of ``QueryRefinementDecoder``."""
         super().__init__()
         self.mask_prompt = mask_prompt
+        self.points_to: Prompt = prompt
         self.enhance: nn.Module = GuidedDiffusion(channels) if diffusion else ProjectedFeature(channels)
         self.context_norm = nn.LayerNorm(2 * channels)
         self.to_level = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
@@ -136,7 +139,8 @@ class QueryRefinementBlock(nn.Module):
         """
         context = self.context_norm(torch.cat([feature, diffused], dim=1).flatten(2).transpose(1, 2))
         if self.mask_prompt:
-            return context, mask_prompt(score)[:, None, None]
+            prompt = mask_prompt(score) if self.points_to == "anomalies" else organ_prompt(score)
+            return context, prompt[:, None, None]
         anomaly = min_max(score).flatten(1).unsqueeze(-1)
         return torch.cat([context, anomaly.to(context.dtype)], dim=-1), None
 
@@ -183,6 +187,7 @@ class QueryRefinementDecoder(nn.Module):
         feed_forward_width: int,
         diffusion: bool = True,
         mask_prompt: bool = True,
+        prompt: Prompt = "anomalies",
     ) -> None:
         """Build the decoder.
 
@@ -195,6 +200,7 @@ class QueryRefinementDecoder(nn.Module):
             diffusion: False replaces Eq. 17 by a projection layer (Table 5, row 4).
             mask_prompt: False attends everywhere, with the anomaly map as one more channel of keys and values
                 (Table 5, row 3).
+            prompt: where mask prompts point.
 
         Raises:
             ValueError: ``heads`` does not divide ``width`` or a level's channels.
@@ -209,6 +215,7 @@ class QueryRefinementDecoder(nn.Module):
                 feed_forward_width=feed_forward_width,
                 diffusion=diffusion,
                 mask_prompt=mask_prompt,
+                prompt=prompt,
             )
             for channels in level_channels
         )

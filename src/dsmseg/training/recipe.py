@@ -1,7 +1,7 @@
 """A training run as a table of settings: everything that decides its result, checked before anything is computed."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from dsmseg.baselines import Method
 from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
-from dsmseg.model import PRESETS, Ablation, DSMConfig, ablated
+from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, ablated
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -238,7 +238,8 @@ class Recipe(_Section):
 
     method: DSM, or a baseline of Tables 2-4 (docs/baselines.md). A baseline learns organs and tumors in one stage,
     whose course is ``stage_2``; ``sml`` only measures there, on ``swin_unetr`` weights that ``start`` names. ablation:
-    DSM's row of Table 5, by what it leaves out.
+    DSM's row of Table 5, by what it leaves out. prompt: where the mask prompts of Stage 2 point: to what no organ query
+    answers for (Eq. 15), or to the organs and a voxel around them.
     data: the folder that the paths of store, splits, bodies and text start from. start: weights to start from instead
     of chance, packaged ones by name; with ``stage_1`` left out, Stage 2 goes on from them. backbone: what `dsmseg
     weights import` has written, to start from.
@@ -253,6 +254,7 @@ class Recipe(_Section):
     preset: Literal["small", "starter", "base", "paper"]
     method: Method = "dsm"
     ablation: Ablation = "full"
+    prompt: Prompt = "anomalies"
     seed: Natural = 0
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
     data: Path = Path()
@@ -276,7 +278,7 @@ class Recipe(_Section):
     @property
     def network(self) -> DSMConfig:
         """Give the configuration of the network, in its last stage."""
-        return ablated(PRESETS[self.preset], self.ablation)
+        return replace(ablated(PRESETS[self.preset], self.ablation), prompt=self.prompt)
 
     @property
     def reads_text(self) -> bool:
