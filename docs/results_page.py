@@ -19,6 +19,7 @@ MEASURED = ROOT / "docs" / "results" / "bench"
 BEGIN, END = "<!-- docs/results_page.py writes from here -->", "<!-- to here -->"
 TITLES = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑", "host_auroc": "AUROC near the host↑"}
 REFERENCE = "full"
+_STRIDES = (32, 16, 8, 4)
 
 
 def summary(table: Table) -> dict[str, Any]:
@@ -112,23 +113,74 @@ def anomaly_table(found: Mapping[str, Any]) -> str:
     return _table(heads, body)
 
 
-def gap_table() -> str:
-    """A row a choice: means over seeds and cases of bodies that no table is of."""
-    lines = [json.loads(line) for path in sorted(MEASURED.glob("gaps*.jsonl")) for line in path.open(encoding="utf-8")]
-    cases = [one for one in lines if "case" in one]
-    columns = list(dict.fromkeys(one["column"] for one in cases))
-    by_choice: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for one in cases:
-        by_choice[one["weights"], one["rule"]][one["column"]].append(one)
+def rule_table() -> str:
+    """A row for each way to answer for an unseen kind: AUROC and FPR95, means over seeds and cases."""
+    cases = _lines("gaps_rules")
+    rules, columns = (list(dict.fromkeys(one[name] for one in cases)) for name in ("rule", "column"))
     rows = []
-    for (weights, rule), of in by_choice.items():
-        seeds = {one["seed"] for several in of.values() for one in several}
-        cells = [
-            " / ".join(f"{100 * fmean(one[name] for one in of[column]):.1f}" for name in FIGURES) if of[column] else ""
+    for rule in rules:
+        of = {column: [one for one in cases if (one["rule"], one["column"]) == (rule, column)] for column in columns}
+        cells = [f"{_mean(several, 'auroc')} / {_mean(several, 'fpr95')}" for several in of.values()]
+        rows.append(
+            [rule, *cells, f"{100 * fmean(fmean(one['auroc'] for one in several) for several in of.values()):.1f}"]
+        )
+    return _table(["AUROC↑ / FPR₉₅↓", *columns, "mean AUROC↑"], rows)
+
+
+def training_table() -> str:
+    """A row for each way to train Stage 2: means over cases, seed by seed."""
+    cases = _lines("gaps_trainings")
+    names, seeds = (list(dict.fromkeys(one[name] for one in cases)) for name in ("weights", "seed"))
+    seen = next(iter(dict.fromkeys(one["column"] for one in cases)))
+    unseen = sorted({one["column"] for one in cases} - {seen})
+
+    def cell(name: str, column: str, figure: str) -> str:
+        of = [
+            [one for one in cases if (one["weights"], one["seed"], one["column"]) == (name, seed, column)]
+            for seed in seeds
+        ]
+        return " / ".join(_mean(several, figure) for several in of if several)
+
+    heads = [f"{seen} AUROC↑", "inside its host", "DSC↑", *(f"{column} AUROC↑" for column in unseen)]
+    rows = [
+        [
+            name,
+            *(cell(name, seen, figure) for figure in ("auroc", "inside_auroc", "dsc")),
+            *(cell(name, column, "auroc") for column in unseen),
+        ]
+        for name in names
+    ]
+    return _table(["Stage 2", *heads], rows)
+
+
+def prompt_table() -> str:
+    """A row for each training and level: the share of tumors that the mask prompt leads to, and of the body."""
+    lines = _lines("gaps_prompts")
+    columns = list(dict.fromkeys(one["column"] for one in lines))
+    rows = []
+    for name, level in dict.fromkeys((one["weights"], one["level"]) for one in lines):
+        of = [
+            [one for one in lines if (one["weights"], one["level"], one["column"]) == (name, level, column)]
             for column in columns
         ]
-        rows.append([weights, rule, str(len(seeds)), *cells])
-    return _table(["Stage 2", "answered by", "seeds", *columns], rows)
+        rows.append(
+            [
+                name,
+                str(_STRIDES[level - 1]),
+                *(f"{_mean(several, 'of_tumor')} of {_mean(several, 'of_body')}" for several in of),
+            ]
+        )
+    return _table(["Stage 2", "stride", *columns], rows)
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    """Read what a benchmark printed of each case, without its sums."""
+    lines = (json.loads(line) for line in (MEASURED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+    return [one for one in lines if "case" in one]
+
+
+def _mean(several: Sequence[Mapping[str, Any]], name: str) -> str:
+    return f"{100 * fmean(one[name] for one in several):.1f}"
 
 
 def made_table(founds: Iterable[Mapping[str, Any]]) -> str:
@@ -157,7 +209,9 @@ def page() -> str:
         table_2=found_table(two),
         seeds_2=seed_table(two),
         differences_2=difference_table(two),
-        gaps=gap_table(),
+        rules=rule_table(),
+        trainings=training_table(),
+        prompts=prompt_table(),
         made=made_table([five, two]),
     )
 
