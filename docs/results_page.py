@@ -46,8 +46,13 @@ def found_table(found: Mapping[str, Any]) -> str:
 def short_table(found: Mapping[str, Any]) -> str:
     """A row a method: AUROC alone."""
     rows = [one for one in found["rows"] if one["row"] is not None]
-    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"])]
-    return _table(heads, [[row["title"], *(_text(one["ours"]["auroc"]) for one in row["columns"])] for row in rows])
+    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"]), "mean"]
+    body = []
+    for row in rows:
+        figures = [one["ours"]["auroc"] for one in row["columns"]]
+        means = [one["mean"] for one in figures if one["mean"] is not None]
+        body.append([row["title"], *map(_text, figures), f"{100 * fmean(means):.1f}" if means else "-"])
+    return _table(heads, body)
 
 
 def seed_table(found: Mapping[str, Any], name: str = "auroc") -> str:
@@ -71,7 +76,9 @@ def difference_table(found: Mapping[str, Any], name: str = "auroc") -> str:
         for title in titles:
             places, ours = _by_case(found, REFERENCE, title, name), _by_case(found, row["row"], title, name)
             one = paired_bootstrap([ours.get(place) for place in places], list(places.values()))
-            cells.append(f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}), p {one.p:.3f}")
+            cells.append(
+                f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}), p {_told(one.p)}"
+            )
         body.append([row["title"], *cells])
     return _table([f"{TITLES[name]} above DSM's", *map(_titled, found["rows"][0]["columns"])], body)
 
@@ -223,6 +230,10 @@ def readme() -> str:
     _, _, after = rest.partition(END)
     five, two = (summary(load_table(name)) for name in ("table5", "table2"))
     return f"{before}{BEGIN}\n\n{short_table(five)}\n\n{short_table(two)}\n\n{END}{after}"
+
+
+def _told(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _by_case(found: Mapping[str, Any], row: str, column: str, name: str) -> dict[str, float]:
