@@ -44,15 +44,17 @@ def found_table(found: Mapping[str, Any]) -> str:
 
 
 def short_table(found: Mapping[str, Any]) -> str:
-    """A row a method: AUROC alone."""
+    """A row a method: AUROC alone, and its mean over kinds where all are unseen."""
     rows = [one for one in found["rows"] if one["row"] is not None]
-    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"]), "mean"]
+    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"])]
+    all_unseen = not any(column["seen"] for column in rows[0]["columns"])
     body = []
     for row in rows:
         figures = [one["ours"]["auroc"] for one in row["columns"]]
         means = [one["mean"] for one in figures if one["mean"] is not None]
-        body.append([row["title"], *map(_text, figures), f"{100 * fmean(means):.1f}" if means else "-"])
-    return _table(heads, body)
+        mean = [f"{100 * fmean(means):.1f}" if means else "-"] if all_unseen else []
+        body.append([row["title"], *map(_text, figures), *mean])
+    return _table([*heads, "mean"] if all_unseen else heads, body)
 
 
 def seed_table(found: Mapping[str, Any], name: str = "auroc") -> str:
