@@ -61,9 +61,9 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, overri
 def test_text_alignment_is_taught_by_something(stored_recipe, certainty) -> None:
     setting = f"loss.certainty={certainty}"
     with pytest.raises(InputError, match="leaves nothing that teaches text_alignment"):
-        load_recipe(stored_recipe, [setting])
-    assert load_recipe(stored_recipe, [setting, "loss.alignment=0.1"]).loss.certainty == certainty
-    assert load_recipe(stored_recipe, [setting, "stage_2=null"]).loss.certainty == certainty
+        load_recipe(stored_recipe, [setting, "loss.alignment=0"])
+    assert load_recipe(stored_recipe, [setting]).loss.certainty == certainty
+    assert load_recipe(stored_recipe, [setting, "loss.alignment=0", "stage_2=null"]).loss.certainty == certainty
 
 
 @pytest.mark.parametrize("wrong", ["  elastik: 3", "  spacing: wide"])

@@ -165,7 +165,8 @@ class Loss(_Section):
 
     certainty: what p is in that target, diag(p) Y (§ 4.2.4). "learned": gradients reach p, the equations to the letter.
     "given": a target like any other, that no gradient passes. "none": the target is Y. Where a mask is still empty, a
-    gradient through p lowers p, and with it the target of what should be found; "given" with an alignment does not.
+    gradient through p lowers p, and with it the target of what should be found. The letter, "learned" without
+    alignment, unlearns the organs; the defaults are what measured best (docs/decisions/0018).
 
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
     without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
@@ -175,8 +176,8 @@ class Loss(_Section):
     tumor: NotNegative = 1.0
     response: NotNegative = 0.5
     presence: NotNegative = 0.1
-    alignment: NotNegative = 0.0
-    certainty: Literal["learned", "given", "none"] = "learned"
+    alignment: NotNegative = 0.1
+    certainty: Literal["learned", "given", "none"] = "none"
     responds_to: Literal["organ", "healthy"] = "organ"
 
 
