@@ -82,7 +82,7 @@ def check(made, run, unseen) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize(("scale", "both"), [("mini", 3000), ("full", 10_000)])
+@pytest.mark.parametrize(("scale", "both"), [("mini", 1000), ("full", 10_000)])
 def test_the_recipe_of_every_run_is_one(name, scale, both, tmp_path, opened):
     table = load_table(name)
     for row in table.built():
