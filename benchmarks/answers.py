@@ -19,14 +19,14 @@ from torch import nn
 
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
-from dsmseg.evaluation.bench.data import Data
-from dsmseg.evaluation.bench.tables import load_table
 from dsmseg.evaluation.overlap import count_overlap
 from dsmseg.evaluation.ranking import count_scores
 from dsmseg.evaluation.regions import dilated
 from dsmseg.inference import UnseenRule, soft_maps
 from dsmseg.taxonomy import StructureClass, find
 from dsmseg.volume import Volume
+
+from bodies import tumor_columns
 
 Array = Float32[NDArray[np.float32], "x y z"]
 
@@ -57,18 +57,12 @@ def main() -> None:
     if not arguments.weights:
         print(json.dumps({"what": "answers", "skipped": "name weights of Stage 2, and --bodies"}))
         return
-    data = Data("mini", arguments.bodies, arguments.bodies, arguments.bodies / "splits.csv")
-    places = {
-        (column.dataset, column.classes): (column, references)
-        for table in arguments.tables
-        for column, references in data.cases(load_table(table)).items()
-        if column.classes
-    }
+    columns = tumor_columns(arguments.bodies, arguments.tables)
     sums: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for weights in arguments.weights:
         loaded = checkpoint.load(weights)
         network = checkpoint.network(loaded)
-        for column, references in places.values():
+        for column, references in columns:
             for reference in references:
                 case = reference.load()
                 for one, mask in case.classes(column):

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 
 from dsmseg import checkpoint
-from dsmseg.evaluation.bench.data import Data
-from dsmseg.evaluation.bench.tables import load_table
 from dsmseg.inference.windows import channels
 from dsmseg.model.anomaly_prompt import anomaly_score, mask_prompt, organ_prompt
+
+from bodies import tumor_columns
 
 
 def main() -> None:
@@ -31,19 +31,13 @@ def main() -> None:
     if not arguments.weights:
         print(json.dumps({"what": "prompts", "skipped": "name weights of Stage 2, and --bodies"}))
         return
-    data = Data("mini", arguments.bodies, arguments.bodies, arguments.bodies / "splits.csv")
-    places = {
-        (column.dataset, column.classes): (column, references)
-        for table in ("table5", "table2")
-        for column, references in data.cases(load_table(table)).items()
-        if column.classes
-    }
+    columns = tumor_columns(arguments.bodies, ("table5", "table2"))
     sums: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
     for weights in arguments.weights:
         loaded = checkpoint.load(weights)
-        network = checkpoint.network(loaded).eval()
+        network = checkpoint.network(loaded)
         prompt = organ_prompt if loaded.card.prompt == "organs" else mask_prompt
-        for column, references in places.values():
+        for column, references in columns:
             for reference in references:
                 case = reference.load()
                 if not np.allclose(case.image.spacing, loaded.card.spacing_mm):
@@ -52,10 +46,9 @@ def main() -> None:
                 if not tumor.any():
                     continue
                 middle = [int(one.mean()) for one in np.nonzero(tumor)]
-                window = tuple(
-                    slice(max(0, min(at - size // 2, length - size)), max(0, min(at - size // 2, length - size)) + size)
-                    for at, size, length in zip(middle, loaded.card.window, tumor.shape, strict=True)
-                )
+                sizes = loaded.card.window
+                firsts = np.clip(np.subtract(middle, np.floor_divide(sizes, 2)), 0, np.subtract(tumor.shape, sizes))
+                window = tuple(slice(first, first + size) for first, size in zip(firsts, sizes, strict=True))
                 hu = torch.from_numpy(np.ascontiguousarray(case.image.array[window], dtype=np.float32))
                 with torch.inference_mode():
                     output = network(channels(hu, loaded.card.hu_windows))

@@ -8,10 +8,14 @@ from statistics import fmean
 from string import Template
 from typing import Any
 
-from dsmseg.evaluation.bench import join
-from dsmseg.evaluation.bench.tables import FIGURES, Table, load_table
+import numpy as np
+
+from dsmseg.evaluation.bench import as_markdown, join
+from dsmseg.evaluation.bench.tables import Table, load_table
 from dsmseg.evaluation.bootstrap import paired_bootstrap
 from dsmseg.evaluation.summaries import Summary
+from dsmseg.taxonomy import CLASSES, find
+from dsmseg.text import packaged_embeddings
 
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
@@ -26,21 +30,6 @@ def summary(table: Table) -> dict[str, Any]:
     """Give what all seeds of a table found."""
     paths = sorted(MEASURED.glob(f"{table.name}.seed_*.json"))
     return join(table, [json.loads(path.read_text(encoding="utf-8")) for path in paths])
-
-
-def found_table(found: Mapping[str, Any]) -> str:
-    """A row a method, the paper's figures below ours."""
-    columns = found["rows"][0]["columns"]
-    heads = ["", *(f"{column['title']} {TITLES[name]}" for column in columns for name in FIGURES)]
-    rows = []
-    for row in found["rows"]:
-        if row["row"] is None:
-            continue
-        rows.append([row["title"], *(_text(column["ours"][name]) for column in row["columns"] for name in FIGURES)])
-        if all(column["paper"] for column in row["columns"]):
-            papers = [column["paper"][name] for column in row["columns"] for name in FIGURES]
-            rows.append([f"*{row['title']}, the paper's*", *(f"*{mean:.2f}±{error:.2f}*" for mean, error in papers)])
-    return _table(heads, rows)
 
 
 def short_table(found: Mapping[str, Any]) -> str:
@@ -182,6 +171,24 @@ def prompt_table() -> str:
     return _table(["Stage 2", "stride", *columns], rows)
 
 
+def inside() -> str:
+    """The range of the anomaly's AUROC inside the liver, over bodies and trainings, in %."""
+    found = [100 * one["inside_auroc"] for one in _lines("gaps_anomaly")]
+    return f"{min(found):.0f} to {max(found):.0f}"
+
+
+def nearest(tumors: Iterable[str]) -> str:
+    """The class whose prompt lies nearest to each tumor's, with the cosine of their centered vectors."""
+    vectors = packaged_embeddings() - packaged_embeddings().mean(axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    told = []
+    for name in tumors:
+        cosines = vectors @ vectors[find(name).id - 1]
+        best = int(cosines.argsort()[-2])  # the last is itself
+        told.append(f"{name}: {CLASSES[best].name} {cosines[best]:.2f}")
+    return "; ".join(told)
+
+
 def _lines(name: str) -> list[dict[str, Any]]:
     """Read what a benchmark printed of each case, without its sums."""
     lines = (json.loads(line) for line in (MEASURED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
@@ -210,17 +217,20 @@ def page() -> str:
     return template.substitute(
         preset=made["preset"],
         lengths=" and ".join(made["lengths"]),
-        table_5=found_table(five),
+        table_5=as_markdown(load_table("table5"), five),
         seeds_5=seed_table(five),
         differences_5=difference_table(five),
         answers_5=answer_table(five, "Colon Tumor"),
         anomaly_5=anomaly_table(five),
-        table_2=found_table(two),
+        table_2=as_markdown(load_table("table2"), two),
+        means_2=short_table(two),
         seeds_2=seed_table(two),
         differences_2=difference_table(two),
         rules=rule_table(),
         trainings=training_table(),
         prompts=prompt_table(),
+        inside=inside(),
+        nearest=nearest(column.title for column in load_table("table2").columns),
         made=made_table([five, two]),
     )
 

@@ -1,7 +1,7 @@
 """Anomaly mask visual prompt (§ 4.2.1): where no organ query responds, tumor queries look."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,16 +36,14 @@ def organ_prompt(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch voxe
 
     Eq. 15 to the letter marks whatever no organ query answers for, which is mostly what is no organ at all. Here what
     counts is not anomalous by Eq. 15 and, since a tumor may be what no query answers for, a voxel around it in each
-    direction. The others get -inf; a case without organs gets no mask.
+    direction. The others get -inf. The least anomalous voxel always counts, so no case is masked everywhere.
 
     Args:
         score: anomaly score of Eq. 14, ``(batch, x, y, z)``.
     """
     organs = min_max(score.detach()) <= ANOMALY_THRESHOLD
     near = functional.max_pool3d(organs.float().unsqueeze(1), 3, stride=1, padding=1).flatten(1) > 0
-    # Of a constant score, every voxel is below the threshold: no mask.
-    masked = ~near & near.any(dim=1, keepdim=True)
-    return torch.zeros_like(masked, dtype=torch.float32).masked_fill(masked, -torch.inf)
+    return _closing(~near)
 
 
 def mask_prompt(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch voxel"]:
@@ -56,4 +54,9 @@ def mask_prompt(score: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch voxel
     """
     masked = min_max(score.detach()).flatten(1) <= ANOMALY_THRESHOLD
     masked &= ~masked.all(dim=1, keepdim=True)
+    return _closing(masked)
+
+
+def _closing(masked: Bool[Tensor, "batch voxel"]) -> Float[Tensor, "batch voxel"]:
+    """Give what attention adds: -inf where ``masked``, else 0."""
     return torch.zeros_like(masked, dtype=torch.float32).masked_fill(masked, -torch.inf)

@@ -115,19 +115,26 @@ def _figure(scored: Sequence[Scored], name: str) -> dict[str, Any]:
     }
 
 
-def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
-    """Write a table as Markdown, in the paper's layout, each of our figures above the paper's."""
-    lines = [f"# Table {table.name.removeprefix('table')}: {table.caption}", ""]
+def as_markdown(table: Table, summary: dict[str, Any]) -> str:
+    """Give a table in the paper's layout, each of our figures above the paper's."""
     heads = [f"{column.title} {_HEADS[name]}" for column in table.columns for name in FIGURES]
-    lines += [_line(["method", *heads]), _line(["---"] * (1 + len(heads)))]
+    lines = [_line(["method", *heads]), _line(["---"] * (1 + len(heads)))]
     for row in summary["rows"]:
         if row["row"] is not None:
             lines.append(_line([row["title"], *(_ours(column, name) for column in row["columns"] for name in FIGURES)]))
         if any(column["paper"] for column in row["columns"]):
             own = [_papers(column, name) for column in row["columns"] for name in FIGURES]
             lines.append(_line([f"*{row['title']}, the paper's*", *own]))
+    return "\n".join(lines)
+
+
+def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
+    """Write the page of a table: `as_markdown`, and what made it."""
     made = summary["made_by"]
-    lines += [
+    lines = [
+        f"# Table {table.name.removeprefix('table')}: {table.caption}",
+        "",
+        as_markdown(table, summary),
         "",
         "Mean ± standard error over cases in %, each case's figure a mean over seeds. AUROC and FPR₉₅ are over the "
         "voxels of the body. The paper's figures are of real scans.",
