@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from dsmseg.baselines import Method
 from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
-from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, ablated
+from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, Readings, ablated
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -168,6 +168,10 @@ class Loss(_Section):
     gradient through p lowers p, and with it the target of what should be found. The letter, "learned" without
     alignment, unlearns the organs; the defaults are what measured best (docs/decisions/0018).
 
+    dice_over: Dice of a class is taken over all patches of a step together, or patch by patch (the letter).
+    organ_share, tumor_share: in the cross-entropy, the voxels of a class that is in a patch weigh as if they filled at
+    least this share of it; 0 is the letter. A tumor of 1 cm fills a thousandth of a patch (docs/decisions/0027).
+
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
     without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
     """
@@ -178,13 +182,16 @@ class Loss(_Section):
     presence: NotNegative = 0.1
     alignment: NotNegative = 0.1
     certainty: Literal["learned", "given", "none"] = "none"
+    dice_over: Literal["batch", "patch"] = "batch"
+    organ_share: Fraction = 0.0
+    tumor_share: Fraction = 0.1
     responds_to: Literal["organ", "healthy"] = "organ"
 
 
 class Stage(_Section):
     """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
 
-    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    clip_norm: of the whole gradient, as nnU-Net has it; what lies below is left alone. cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     """
 
@@ -194,7 +201,7 @@ class Stage(_Section):
     warm_up: HowLong = Length(200, "steps")
     cool_down: HowLong = Length(1500, "steps")
     weight_decay: NotNegative = 1e-2
-    clip_norm: Positive = 1.0
+    clip_norm: Positive = 12.0
     average: Fraction = 0.999
 
     @model_validator(mode="after")
@@ -240,7 +247,8 @@ class Recipe(_Section):
     method: DSM, or a baseline of Tables 2-4 (docs/baselines.md). A baseline learns organs and tumors in one stage,
     whose course is ``stage_2``; ``sml`` only measures there, on ``swin_unetr`` weights that ``start`` names. ablation:
     DSM's row of Table 5, by what it leaves out. prompt: where the mask prompts of Stage 2 point: to what no organ query
-    answers for (Eq. 15), or to the organs and a voxel around them.
+    answers for (Eq. 15), or to the organs and a voxel around them. readings: of what the paper leaves open, see
+    `dsmseg.model.Readings`.
     data: the folder that the paths of store, splits, bodies and text start from. start: weights to start from instead
     of chance, packaged ones by name; with ``stage_1`` left out, Stage 2 goes on from them. backbone: what `dsmseg
     weights import` has written, to start from.
@@ -256,6 +264,7 @@ class Recipe(_Section):
     method: Method = "dsm"
     ablation: Ablation = "full"
     prompt: Prompt = "anomalies"
+    readings: Readings = Readings()
     seed: Natural = 0
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
     data: Path = Path()
@@ -279,7 +288,7 @@ class Recipe(_Section):
     @property
     def network(self) -> DSMConfig:
         """Give the configuration of the network, in its last stage."""
-        return replace(ablated(PRESETS[self.preset], self.ablation), prompt=self.prompt)
+        return replace(ablated(PRESETS[self.preset], self.ablation), prompt=self.prompt, readings=self.readings)
 
     @property
     def reads_text(self) -> bool:
