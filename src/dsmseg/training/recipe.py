@@ -10,8 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from dsmseg.baselines import Method
 from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
+from dsmseg.errors import InputError
 from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, Readings, ablated
-from dsmseg.taxonomy import ORGANS, TUMORS, find
+from dsmseg.synthesis.tumors.kinds import tumor_class
+from dsmseg.synthesis.tumors.patches import TumorPlan
+from dsmseg.taxonomy import ORGANS, TUMORS, find, find_all
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -61,25 +64,33 @@ class _Section(BaseModel):
 
 
 class BodySource(_Section):
-    """A labelled body to learn from: a TotalSegmentator label map and, where it has one, its CT."""
+    """A labelled body to learn from: a TotalSegmentator label map and, where it has one, its CT.
+
+    healthy: organs in which the CT is known to hold no tumor and no cyst; "all" for all. Tumors are put into these
+    alone. A body that is painted from its label map is healthy wherever the map has no cyst.
+    """
 
     labels: Path
     image: Path | None = None
     name: str
     licence: str
     source: str
+    healthy: tuple[str, ...] = ()
 
 
 class Store(_Section):
     """Prepared scans to learn from.
 
     path: what `dsmseg datasets prepare` wrote. protocol: which of its scans are for training. splits: a table of parts
-    and stages of their own, such as a synthetic benchmark's; without it the public data sets'.
+    and stages of their own, such as a synthetic benchmark's; without it the public data sets'. healthy: data sets
+    whose scans are known to hold no tumor and no cyst but those that are labelled; those of the synthetic benchmark
+    need not be named.
     """
 
     path: Path
     protocol: Protocol = "paper"
     splits: Path | None = None
+    healthy: tuple[str, ...] = ()
 
 
 class Sampling(_Section):
@@ -114,6 +125,27 @@ class AugmentationRange(_Section):
     brightness_chance: Fraction = 0.15
     gamma: tuple[Positive, Positive] = (0.7, 1.5)
     gamma_chance: Fraction = 0.3
+
+
+class Tumors(_Section):
+    """Tumors that are put into patches as they are drawn, where the scan is known to have none of their kind.
+
+    kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
+    never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
+    get a tumor; the others stay healthy.
+    """
+
+    kinds: Annotated[tuple[str, ...], Field(min_length=1)]
+    chance: Fraction = 0.5
+
+    @property
+    def plan(self) -> TumorPlan:
+        """Give what is put into patches.
+
+        Raises:
+            InputError: a name is no kind of tumor.
+        """
+        return TumorPlan(kinds=tuple(tumor_class(name) for name in self.kinds), chance=self.chance)
 
 
 NO_AUGMENTATION = AugmentationRange(
@@ -274,6 +306,7 @@ class Recipe(_Section):
     batch: Batch
     sampling: Sampling = Sampling()
     augmentation: AugmentationRange = AugmentationRange()
+    tumors: Tumors | None = None
     loss: Loss = Loss()
     stage_1: Stage | None = None
     stage_2: Stage | None = None
@@ -320,6 +353,10 @@ class Recipe(_Section):
         self._check_what_learns()
         for name in self.classes:
             find(name)
+        for body in self.bodies:
+            healthy_organs(body)
+        if self.tumors is not None:
+            self.tumors.plan  # noqa: B018 - names are checked
         return self
 
     def _check_method(self) -> None:
@@ -356,8 +393,8 @@ class Recipe(_Section):
             raise ValueError("batch asks for real patches, but no body has an image")
         if batch.synthetic and batch.phantoms < 1 and not self.bodies:
             raise ValueError("bodies are missing; with batch.phantoms = 1 there need be none")
-        if self.stage_2 is not None and not batch.stored:
-            raise ValueError("stage_2 learns tumors, which only stored patches have")
+        if self.stage_2 is not None and not batch.stored and self.tumors is None:
+            raise ValueError("stage_2 learns tumors: take stored patches, or have them put into drawn ones (tumors)")
 
     def _check_sharing(self) -> None:
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
@@ -377,3 +414,19 @@ class Recipe(_Section):
     def record(self) -> dict[str, Any]:
         """Give all settings, as JSON holds them."""
         return self.model_dump(mode="json")
+
+
+def healthy_organs(body: BodySource) -> frozenset[int]:
+    """Give the ids of the organs that a body's CT is known to be healthy in.
+
+    Raises:
+        InputError: a name is no organ.
+    """
+    if not body.healthy:
+        return frozenset()
+    if body.healthy == ("all",):
+        return frozenset(one.id for one in ORGANS)
+    named = [one for name in body.healthy for one in find_all(name)]
+    if tumor := next((one.name for one in named if one.kind == "tumor"), None):
+        raise InputError(f"healthy names {tumor}, which is no organ", mend="Name organs, such as Liver, or all.")
+    return frozenset(one.id for one in named)
