@@ -223,7 +223,8 @@ class Loss(_Section):
 class Stage(_Section):
     """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
 
-    clip_norm: of the whole gradient, as nnU-Net has it; what lies below is left alone. cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    clip_norm: of the whole gradient; 12 is nnU-Net's.
+    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     """
 
