@@ -132,11 +132,17 @@ class Tumors(_Section):
 
     kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
     never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
-    get a tumor; the others stay healthy.
+    get a tumor; the others stay healthy. generic: share of the tumors of solid organs that are an early lesion, which
+    looks alike in all of them. distractors: share of the patches that get what looks like a tumor of their organ and is
+    none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
+    are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
     """
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
     chance: Fraction = 0.5
+    generic: Fraction = 0.3
+    distractors: Fraction = 0.25
+    diameters: tuple[Positive, Positive] | None = None
 
     @property
     def plan(self) -> TumorPlan:
@@ -145,7 +151,19 @@ class Tumors(_Section):
         Raises:
             InputError: a name is no kind of tumor.
         """
-        return TumorPlan(kinds=tuple(tumor_class(name) for name in self.kinds), chance=self.chance)
+        return TumorPlan(
+            kinds=tuple(tumor_class(name) for name in self.kinds),
+            chance=self.chance,
+            generic=self.generic,
+            distractors=self.distractors,
+            diameters=self.diameters,
+        )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.diameters and self.diameters[0] > self.diameters[1]:
+            raise ValueError("tumors.diameters goes from a smaller to a larger one")
+        return self
 
 
 NO_AUGMENTATION = AugmentationRange(

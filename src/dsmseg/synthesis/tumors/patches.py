@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.noise import seed_of
-from dsmseg.synthesis.tumors.insertion import InsertedTumor, insert_tumor
-from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find
+from dsmseg.synthesis.tumors.insertion import Ground, InsertedTumor, Neighbors, insert
+from dsmseg.synthesis.tumors.kinds import Growth, distractors, generic_lesions
+from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, by_id, find
 
 _LEAST_ML = 1.0  # of a host that a patch must show: less is a sliver at its edge
 _ORGANS = len(ORGANS)
@@ -47,11 +48,17 @@ class TumorPlan:
     """What is put into patches.
 
     kinds: of tumor that may be drawn; others are never drawn and never said to be absent. chance: share of the patches
-    with a suitable host that get a tumor.
+    with a suitable host that get a tumor. generic: share of tumors of solid organs that are the early lesion, which
+    looks alike in all. distractors: share of the patches that get what looks like a tumor of their organ and is none.
+    diameters: mm, from and to, drawn evenly in their logarithm, where variants are drawn evenly too; None for those
+    numbers and sizes that kinds.toml gives.
     """
 
     kinds: tuple[StructureClass, ...]
     chance: float = 0.5
+    generic: float = 0.3
+    distractors: float = 0.25
+    diameters: tuple[float, float] | None = None
 
 
 def absent_kinds(healthy: frozenset[int]) -> frozenset[int]:
@@ -69,11 +76,35 @@ def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> Labe
     annotated = patch.annotated.copy()
     annotated[[kind.id - 1 for kind, _ in hosts]] = True
     patch = replace(patch, annotated=annotated)
-    if not hosts or random.random() >= plan.chance:
+    if hosts and random.random() < plan.chance:
+        kind, organs = hosts[int(random.integers(len(hosts)))]
+        organ = organs[int(random.integers(len(organs)))]
+        patch = _inserted(patch, _tumor(kind, plan, random), organ, plan.diameters, seed_of(random))
+    if random.random() < plan.distractors:
+        patch = _with_distractor(patch, plan.kinds, random)
+    return patch
+
+
+def _tumor(kind: StructureClass, plan: TumorPlan, random: Generator) -> Growth:
+    generic = generic_lesions(kind)
+    if generic and random.random() < plan.generic:
+        return Growth.of(kind, generic)
+    growth = Growth.of(kind)
+    if plan.diameters is None:
+        return growth
+    return replace(growth, variants=tuple(replace(one, weight=1.0) for one in growth.variants))
+
+
+def _with_distractor(patch: LabelledPatch, kinds: tuple[StructureClass, ...], random: Generator) -> LabelledPatch:
+    """Put what looks like a tumor into a host of a kind that is known in the patch."""
+    organs = sorted({find(name).id for kind in kinds if patch.annotated[kind.id - 1] for name in kind.hosts})
+    shown = [organ for organ in organs if distractors(by_id(organ).name) and patch.host(organ) is not None]
+    if not shown:
         return patch
-    kind, organs = hosts[int(random.integers(len(hosts)))]
-    organ = organs[int(random.integers(len(organs)))]
-    return _grown(patch, kind, organ, seed_of(random))
+    organ = shown[int(random.integers(len(shown)))]
+    name = by_id(organ).name
+    growth = Growth(f"distractor in the {name}", None, (name,), distractors(name))
+    return _inserted(patch, growth, organ, None, seed_of(random))
 
 
 def _hosts(patch: LabelledPatch, kinds: tuple[StructureClass, ...]) -> list[tuple[StructureClass, tuple[int, ...]]]:
@@ -92,27 +123,31 @@ def _hosts(patch: LabelledPatch, kinds: tuple[StructureClass, ...]) -> list[tupl
     return found
 
 
-def _grown(patch: LabelledPatch, kind: StructureClass, organ: int, seed: int) -> LabelledPatch:
-    """Grow a tumor; the patch stays as it is where none fits."""
+def _inserted(
+    patch: LabelledPatch, growth: Growth, organ: int, diameters: tuple[float, float] | None, seed: int
+) -> LabelledPatch:
+    """Put something into an organ (id); the patch stays as it is where it does not fit."""
     host = patch.host(organ)
-    vessels = patch.masks[HEPATIC_VESSEL - 1] if organ == LIVER and patch.annotated[HEPATIC_VESSEL - 1] else None
     if host is None:
         return patch
+    vessels = patch.masks[HEPATIC_VESSEL - 1] if organ == LIVER and patch.annotated[HEPATIC_VESSEL - 1] else None
+    others = patch.masks.any(axis=0) & ~host
+    ground = Ground(patch.image, host, patch.spacing, Neighbors(vessels, others))
     try:
-        tumor = insert_tumor(patch.image, host, patch.spacing, kind.name, seed, vessels=vessels)
-    except InputError:  # the host is too thin for this kind
+        grown = insert(ground, growth, seed, diameters=diameters)
+    except InputError:  # the host is too thin for this
         return patch
-    masks = _pushed(patch.masks, tumor)
-    masks[:, tumor.mask] = False
-    owners = {organ - 1, kind.id - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
-    for index in owners:
-        masks[index] |= tumor.mask
-    return replace(patch, image=tumor.image, masks=masks)
+    masks = _pushed(patch.masks, grown)
+    masks[:, grown.mask] = False
+    owners = {organ - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
+    for index in owners if growth.class_id is None else {*owners, growth.class_id - 1}:
+        masks[index] |= grown.mask
+    return replace(patch, image=grown.image, masks=masks)
 
 
-def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], tumor: InsertedTumor) -> NDArray[np.bool_]:
+def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], grown: InsertedTumor) -> NDArray[np.bool_]:
     out = masks.copy()
     for mask in out:
         if mask.any():
-            mask[...] = tumor.pushed(mask)
+            mask[...] = grown.pushed(mask)
     return out
