@@ -192,6 +192,40 @@ def test_several_metastases_lie_apart_and_are_recorded_each():
     assert min(counts) == 1
 
 
+def test_renal_masses_grow_into_the_fat_and_never_into_another_structure():
+    image, host = scan("Kidney Tumor", level=180)
+    others = np.zeros_like(host)
+    others[:, 40:] = True
+    beyond = []
+    for seed in range(10):
+        where = Neighbors(others=others & ~host)
+        tumor = insert_tumor(image, host, (3, 3, 3), "Kidney Tumor", seed, neighbors=where, diameter_mm=45)
+        assert not (tumor.mask & others & ~host).any()
+        assert not (tumor.mask & ~tumor.host).any()
+        beyond.append((tumor.mask & ~host).sum() / tumor.mask.sum())
+        # What it took was fat, and is no fat any more.
+        assert image[tumor.mask & ~host].mean() < -60
+        assert tumor.image[tumor.mask & ~host].mean() > -60
+    assert np.median(beyond) > 0.1
+
+
+def test_hepatic_tumors_stay_inside_whatever_lies_around():
+    image, host = scan()
+    for seed in range(6):
+        tumor = insert_tumor(image, host, (3, 3, 3), "Liver Tumor", seed, neighbors=Neighbors(others=~host & False))
+        assert not (tumor.mask & ~host).any()
+
+
+def test_an_organ_that_the_scan_cuts_may_hold_a_lesion_that_is_cut():
+    image, host = scan()
+    cut = []
+    for seed in range(30):
+        tumor = insert_tumor(image[:, :, 25:], host[:, :, 25:], (3, 3, 3), "Liver Tumor", seed, diameter_mm=30)
+        cut.append(tumor.mask[:, :, 0].any())
+    assert any(cut)
+    assert not all(cut)
+
+
 def test_a_tumor_that_grows_along_vessels_is_put_beside_one():
     image, host = scan()
     vessels = np.zeros_like(host)

@@ -136,6 +136,8 @@ class Tumors(_Section):
     looks alike in all of them. distractors: share of the patches that get what looks like a tumor of their organ and is
     none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
     are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
+    nodules: a folder of real lung nodules, below the folder ``data`` (docs/synthesis.md), which are this share of the
+    lung tumors: ``pasted``. exclude: patients whose nodules are left out.
     """
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -143,10 +145,13 @@ class Tumors(_Section):
     generic: Fraction = 0.3
     distractors: Fraction = 0.25
     diameters: tuple[Positive, Positive] | None = None
+    nodules: Path | None = None
+    pasted: Fraction = 0.5
+    exclude: tuple[str, ...] = ()
 
     @property
     def plan(self) -> TumorPlan:
-        """Give what is put into patches.
+        """Give what is put into patches, but for real nodules.
 
         Raises:
             InputError: a name is no kind of tumor.
@@ -157,6 +162,7 @@ class Tumors(_Section):
             generic=self.generic,
             distractors=self.distractors,
             diameters=self.diameters,
+            pasted=self.pasted,
         )
 
     @model_validator(mode="after")
@@ -191,7 +197,8 @@ class Batch(_Section):
     """Patches of one step, of all processes together: from the store, from real CT of bodies, synthetic ones.
 
     phantoms: the share of the synthetic ones that are phantoms; the others are deformed bodies.
-    reuse: how often a real or synthetic patch is used.
+    reuse: how often a real or synthetic patch is used. mixed: share of the patches that get a box of another one of
+    the same step, labels with it; only what both know stays known.
     """
 
     stored: Natural = 0
@@ -199,6 +206,7 @@ class Batch(_Section):
     synthetic: Natural = 0
     phantoms: Fraction = 0.0
     reuse: Count = 3
+    mixed: Fraction = 0.0
 
     @property
     def size(self) -> int:

@@ -12,9 +12,11 @@ from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.noise import seed_of
 from dsmseg.synthesis.tumors.insertion import Ground, InsertedTumor, Neighbors, insert
 from dsmseg.synthesis.tumors.kinds import Growth, distractors, generic_lesions
+from dsmseg.synthesis.tumors.nodules import Nodule, paste
 from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, by_id, find
 
 _LEAST_ML = 1.0  # of a host that a patch must show: less is a sliver at its edge
+_MOST_NODULES = 3  # pasted into one patch
 _ORGANS = len(ORGANS)
 
 
@@ -51,7 +53,7 @@ class TumorPlan:
     with a suitable host that get a tumor. generic: share of tumors of solid organs that are the early lesion, which
     looks alike in all. distractors: share of the patches that get what looks like a tumor of their organ and is none.
     diameters: mm, from and to, drawn evenly in their logarithm, where variants are drawn evenly too; None for those
-    numbers and sizes that kinds.toml gives.
+    numbers and sizes that kinds.toml gives. nodules: real ones, pasted as this share, ``pasted``, of the lung tumors.
     """
 
     kinds: tuple[StructureClass, ...]
@@ -59,6 +61,8 @@ class TumorPlan:
     generic: float = 0.3
     distractors: float = 0.25
     diameters: tuple[float, float] | None = None
+    nodules: tuple[Nodule, ...] = ()
+    pasted: float = 0.5
 
 
 def absent_kinds(healthy: frozenset[int]) -> frozenset[int]:
@@ -79,7 +83,10 @@ def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> Labe
     if hosts and random.random() < plan.chance:
         kind, organs = hosts[int(random.integers(len(hosts)))]
         organ = organs[int(random.integers(len(organs)))]
-        patch = _inserted(patch, _tumor(kind, plan, random), organ, plan.diameters, seed_of(random))
+        if kind.name == "Lung Tumor" and plan.nodules and random.random() < plan.pasted:
+            patch = _with_nodules(patch, kind, organ, plan.nodules, random)
+        else:
+            patch = _inserted(patch, _tumor(kind, plan, random), organ, plan.diameters, seed_of(random))
     if random.random() < plan.distractors:
         patch = _with_distractor(patch, plan.kinds, random)
     return patch
@@ -137,12 +144,35 @@ def _inserted(
         grown = insert(ground, growth, seed, diameters=diameters)
     except InputError:  # the host is too thin for this
         return patch
-    masks = _pushed(patch.masks, grown)
-    masks[:, grown.mask] = False
+    return _relabelled(
+        replace(patch, image=grown.image, masks=_pushed(patch.masks, grown)), grown.mask, organ, growth.class_id
+    )
+
+
+def _with_nodules(
+    patch: LabelledPatch, kind: StructureClass, organ: int, nodules: tuple[Nodule, ...], random: Generator
+) -> LabelledPatch:
+    """Paste some real nodules into a lung."""
+    for _ in range(int(random.integers(1, _MOST_NODULES + 1))):
+        host = patch.host(organ)
+        if host is None:
+            return patch
+        pasted = paste(patch.image, host, patch.spacing, nodules[int(random.integers(len(nodules)))], random)
+        if pasted is not None:
+            patch = _relabelled(replace(patch, image=pasted.image), pasted.mask, organ, kind.id)
+    return patch
+
+
+def _relabelled(
+    patch: LabelledPatch, new: Bool[NDArray[np.bool_], "x y z"], organ: int, class_id: int | None
+) -> LabelledPatch:
+    """Give what is new to its organ, and to the tumors if it is one."""
+    masks = patch.masks.copy()
+    masks[:, new] = False
     owners = {organ - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
-    for index in owners if growth.class_id is None else {*owners, growth.class_id - 1}:
-        masks[index] |= grown.mask
-    return replace(patch, image=grown.image, masks=masks)
+    for index in owners if class_id is None else {*owners, class_id - 1}:
+        masks[index] |= new
+    return replace(patch, masks=masks)
 
 
 def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], grown: InsertedTumor) -> NDArray[np.bool_]:
