@@ -137,7 +137,8 @@ class Tumors(_Section):
     none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
     are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
     nodules: a folder of real lung nodules, below the folder ``data`` (docs/synthesis.md), which are this share of the
-    lung tumors: ``pasted``. exclude: patients whose nodules are left out.
+    lung tumors: ``pasted``. exclude: patients whose nodules are left out. near: share of the drawn patches (not of the
+    stored ones) that lie near a host of one of the kinds; the others lie near any organ.
     """
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -148,6 +149,7 @@ class Tumors(_Section):
     nodules: Path | None = None
     pasted: Fraction = 0.5
     exclude: tuple[str, ...] = ()
+    near: Fraction = 0.5
 
     @property
     def plan(self) -> TumorPlan:

@@ -19,6 +19,7 @@ from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.tumors.nodules import read_nodules
 from dsmseg.synthesis.tumors.patches import TumorPlan
 from dsmseg.synthesis.warp import WarpRange
+from dsmseg.taxonomy import find
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
 from dsmseg.training.recipe import NO_AUGMENTATION, Recipe, healthy_organs
 from dsmseg.training.tumors import absent_in
@@ -156,6 +157,9 @@ def _drawn(recipe: Recipe, plan: TumorPlan | None) -> DrawnPatches:
     patch = recipe.patch
     warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
     full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp)
+    if plan is not None and recipe.tumors is not None:
+        hosts = {find(name).id for kind in plan.kinds for name in kind.hosts}
+        full = replace(full, near=tuple(sorted(hosts)), near_share=recipe.tumors.near)
     return DrawnPatches(
         bodies,
         plan=_Plan(full, replace(full, truncation=patch.truncation), patch.truncation_from),
