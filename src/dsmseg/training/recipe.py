@@ -132,20 +132,46 @@ class Tumors(_Section):
 
     kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
     never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
-    get a tumor; the others stay healthy.
+    get a tumor; the others stay healthy. generic: share of the tumors of solid organs that are an early lesion, which
+    looks alike in all of them. distractors: share of the patches that get what looks like a tumor of their organ and is
+    none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
+    are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
+    nodules: a folder of real lung nodules, below the folder ``data`` (docs/synthesis.md), which are this share of the
+    lung tumors: ``pasted``. exclude: patients whose nodules are left out. near: share of the drawn patches (not of the
+    stored ones) that lie near a host of one of the kinds; the others lie near any organ.
     """
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
     chance: Fraction = 0.5
+    generic: Fraction = 0.3
+    distractors: Fraction = 0.25
+    diameters: tuple[Positive, Positive] | None = None
+    nodules: Path | None = None
+    pasted: Fraction = 0.5
+    exclude: tuple[str, ...] = ()
+    near: Fraction = 0.5
 
     @property
     def plan(self) -> TumorPlan:
-        """Give what is put into patches.
+        """Give what is put into patches, but for real nodules.
 
         Raises:
             InputError: a name is no kind of tumor.
         """
-        return TumorPlan(kinds=tuple(tumor_class(name) for name in self.kinds), chance=self.chance)
+        return TumorPlan(
+            kinds=tuple(tumor_class(name) for name in self.kinds),
+            chance=self.chance,
+            generic=self.generic,
+            distractors=self.distractors,
+            diameters=self.diameters,
+            pasted=self.pasted,
+        )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.diameters and self.diameters[0] > self.diameters[1]:
+            raise ValueError("tumors.diameters goes from a smaller to a larger one")
+        return self
 
 
 NO_AUGMENTATION = AugmentationRange(
@@ -173,7 +199,8 @@ class Batch(_Section):
     """Patches of one step, of all processes together: from the store, from real CT of bodies, synthetic ones.
 
     phantoms: the share of the synthetic ones that are phantoms; the others are deformed bodies.
-    reuse: how often a real or synthetic patch is used.
+    reuse: how often a real or synthetic patch is used. mixed: share of the patches that get a box of another one of
+    the same step, labels with it; only what both know stays known.
     """
 
     stored: Natural = 0
@@ -181,6 +208,7 @@ class Batch(_Section):
     synthetic: Natural = 0
     phantoms: Fraction = 0.0
     reuse: Count = 3
+    mixed: Fraction = 0.0
 
     @property
     def size(self) -> int:
