@@ -14,7 +14,7 @@ from dsmseg.synthesis.tumors.checks import check_grid, check_room, check_wishes,
 from dsmseg.synthesis.tumors.distance import long_axis
 from dsmseg.synthesis.tumors.grid import bounding_box
 from dsmseg.synthesis.tumors.interior import Look, draw_look, features_of
-from dsmseg.synthesis.tumors.kinds import Variant, draw_variant, host_intensities, tumor_class
+from dsmseg.synthesis.tumors.kinds import Variant, draw_variant, host_intensities, named_variant, tumor_class
 from dsmseg.synthesis.tumors.lesions import Host, Lesion, draw_diameter, grow
 from dsmseg.synthesis.tumors.painting import Canvas, paint
 from dsmseg.synthesis.tumors.places import NOWHERE, find_sites, vessel_places
@@ -54,7 +54,7 @@ class InsertedTumor:
 
 def insert_tumor(
     image: Image, host: Mask, spacing: Sequence[float], kind: str, seed: int, *, phase: str | None = None,
-    vessels: Mask | None = None, diameter_mm: float | None = None,
+    vessels: Mask | None = None, diameter_mm: float | None = None, variant: str | None = None,
 ) -> InsertedTumor:  # fmt: skip
     """Put a tumor into a host organ. The same inputs and seed give the same tumor on every machine.
 
@@ -67,9 +67,10 @@ def insert_tumor(
         phase: of contrast: native, arterial or venous; None to estimate it.
         vessels: mask of vessels; a tumor that grows along vessels is put beside one.
         diameter_mm: long axis of each lesion; None to draw it. Lesions are smaller where the host has no room.
+        variant: name of one of the kind's variants in kinds.toml; None to draw one by their weights.
 
     Raises:
-        InputError: the kind is no tumor, the grids differ, or the host is empty or too small.
+        InputError: the kind is no tumor or has no such variant, the grids differ, or the host is empty or too small.
     """
     kind_class = tumor_class(kind)
     check_grid(image, spacing, {"host": host, "vessel": vessels})
@@ -78,27 +79,28 @@ def insert_tumor(
     step = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     box = check_room(host, bounding_box(host, step), kind_class, step)
     random = generator(seed, "tumor", kind_class.name)
-    variant = draw_variant(kind_class, random)
+    drawn = draw_variant(kind_class, random)  # drawn in any case, so that naming it changes nothing else
+    chosen = drawn if variant is None else named_variant(kind_class, variant)
     level = host_level(image, host, box)
     used = phase or estimate_phase(kind_class, image, level)
-    look = draw_look(variant, used, level, random)
-    tube = variant.shape in ("wall", "thrombus")
-    along = None if vessels is None or variant.place != "vessel" else vessel_places(vessels & host, step)
+    look = draw_look(chosen, used, level, random)
+    tube = chosen.shape in ("wall", "thrombus")
+    along = None if vessels is None or chosen.place != "vessel" else vessel_places(vessels & host, step)
     body = Host(host, box, NOWHERE if tube else find_sites(host, box), along)
-    lesions = _grow_all(body, variant, look, seed, kind_class, diameter_mm)
+    lesions = _grow_all(body, chosen, look, seed, kind_class, diameter_mm)
     displacement = Displacement(tuple(_push(lesion) for lesion in lesions if lesion.shift > 0))
     out = displacement.pushed_image(image)
     canvas = Canvas(image, out, host, level, solid=host_intensities(kind_class) is not None)
     numbers = np.zeros(host.shape, np.uint8)
     for number, lesion in enumerate(lesions):
         features = features_of(look, 2.0 * lesion.site.radius)
-        paint(canvas, lesion, variant, look, features, generator(seed, "tumor", kind_class.name, "paint", number))
+        paint(canvas, lesion, chosen, look, features, generator(seed, "tumor", kind_class.name, "paint", number))
         numbers[lesion.box.slices][lesion.mask] = number + 1
     record = {
-        "kind": kind_class.name, "class_id": kind_class.id, "variant": variant.name, "seed": seed, "phase": used,
+        "kind": kind_class.name, "class_id": kind_class.id, "variant": chosen.name, "seed": seed, "phase": used,
         "phase_estimated": phase is None, "hosts": list(kind_class.hosts), "host_hu": round(level, 1),
         "spacing_mm": list(step), "requested_diameter_mm": diameter_mm, "beside_vessels": along is not None,
-        "lesions": [_row(lesion, out, variant, look) for lesion in lesions],
+        "lesions": [_row(lesion, out, chosen, look) for lesion in lesions],
     }  # fmt: skip
     return InsertedTumor(out, numbers, displacement.pushed(host) | (numbers > 0), displacement, record)
 
