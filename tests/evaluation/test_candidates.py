@@ -60,7 +60,7 @@ def test_scans_beside_each_other_keep_their_own_lesions():
     assert (both.scans, both.lesions) == (3, 2 * alone.lesions)
     rows = len(alone.level)
     assert set(both.scan.tolist()) == {0, 2}
-    np.testing.assert_array_equal(both.hits[len(alone.hits) :], alone.hits + [rows, alone.lesions])
+    np.testing.assert_array_equal(both.hits[len(alone.hits) :], alone.hits + np.array([rows, alone.lesions]))
     assert both.reference_voxels.tolist() == [reference.sum(), 0, reference.sum()]
 
 

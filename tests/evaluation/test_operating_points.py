@@ -35,6 +35,11 @@ def scan(tumors=(), false=(), *, p=0.3, q=0.3, size=5, false_size=5) -> Candidat
     return find_candidates(scores, reference, VOXEL_ML)
 
 
+def at_least(score: float) -> float:
+    """Give the lowest threshold that a score is not above."""
+    return next(one for one in THRESHOLDS if one >= score)
+
+
 def kept(maps: Candidates, point) -> tuple[int, int]:
     """Count lesions found and false lesions at a point, candidate by candidate."""
     level = maps.thresholds.index(point.threshold)
@@ -89,7 +94,13 @@ def test_a_mask_over_the_whole_organ_finds_nothing():
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0.02, 0.98), st.floats(0.02, 0.98)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0.02, 0.98), st.floats(0.02, 0.98)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_what_a_point_promises_is_what_it_does_and_never_more_false_than_asked(scans):
     maps = joined([scan(range(n), range(n, min(5, n + m)), p=p, q=q) for n, m, p, q in scans])
     point = operating_point(maps)
@@ -130,16 +141,16 @@ def test_no_point_is_given_where_none_has_so_few_false_lesions():
 def test_without_tumors_the_threshold_is_the_lowest_with_few_false_lesions():
     healthy = joined([scan([], [0], q=0.3), scan([], [1], q=0.6), scan(), scan()])
     threshold = lowest_threshold(healthy, 0.25)
-    assert threshold == min(one for one in THRESHOLDS if one >= 0.3)
-    assert lowest_threshold(healthy, 0.5) == min(one for one in THRESHOLDS if one >= 0.01)
-    assert lowest_threshold(healthy, 0.0, least_volume_ml=126 * VOXEL_ML) == min(one for one in THRESHOLDS if one >= 0.01)
+    assert threshold == at_least(0.3)
+    assert lowest_threshold(healthy, 0.5) == at_least(0.01)
+    assert lowest_threshold(healthy, 0.0, least_volume_ml=126 * VOXEL_ML) == at_least(0.01)
 
 
 def test_without_tumors_a_threshold_at_which_false_lesions_grow_together_is_not_taken():
     scores = np.full(SHAPE, 0.1, np.float32)
     for place in CUBES[:3]:
         scores[tuple(slice(start, start + 3) for start in place)] = 0.7
-    assert lowest_threshold(find_candidates(scores, None, VOXEL_ML), 1.0) == min(one for one in THRESHOLDS if one >= 0.7)
+    assert lowest_threshold(find_candidates(scores, None, VOXEL_ML), 1.0) == at_least(0.7)
 
 
 def test_a_point_without_lesions_says_that_what_it_finds_is_not_known():

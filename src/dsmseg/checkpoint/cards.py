@@ -53,6 +53,11 @@ class OperatingPoint(BaseModel):
     searched: bool = True
     reason: str = ""
 
+    @property
+    def filters(self) -> int:
+        """How much more than a threshold it takes: 0, 1 or 2."""
+        return (self.least_volume_ml > 0) + (self.least_score > 0)
+
     @model_validator(mode="after")
     def _says_why(self) -> Self:
         if not self.searched and not self.reason:

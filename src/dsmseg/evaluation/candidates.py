@@ -57,7 +57,8 @@ class Candidates:
     @property
     def true(self) -> Bool[NDArray[np.bool_], " candidate"]:
         """Whether enough of a candidate is tumor; the others are false lesions."""
-        return self.shared >= np.maximum(1, LEAST_SHARE * self.voxels)
+        true: NDArray[np.bool_] = self.shared >= np.maximum(1, LEAST_SHARE * self.voxels)
+        return true
 
 
 def find_candidates(
@@ -77,7 +78,8 @@ def find_candidates(
     Raises:
         InputError: the reference has another shape.
     """
-    lesions, count = np.zeros(scores.shape, np.int32), 0
+    lesions: NDArray[np.integer] = np.zeros(scores.shape, np.int32)
+    count = 0
     if reference is not None:
         refuse_other_shapes(reference, scores, "a score map")
         lesions, count = ndimage.label(reference, _NEIGHBORS)
@@ -109,7 +111,7 @@ def find_candidates(
 
 
 def joined(parts: Iterable[Candidates]) -> Candidates:
-    """Put the candidates of several scans beside each other. They have the same thresholds, and there is one at least."""
+    """Put the candidates of several scans, one at least, beside each other. They have the same thresholds."""
     ones = list(parts)
     before = np.cumsum([[0, 0, 0], *([len(one.level), one.lesions, one.scans] for one in ones)], axis=0)
     return Candidates(

@@ -1,7 +1,7 @@
-"""Operating points by FROC: from candidate lesions of validation scans to threshold, least volume and least mean score.
+"""Operating points by FROC: from candidate lesions of validation scans to threshold, least volume, least mean score.
 
-Pure functions over `Candidates`; where the score maps come from, a network or an anomaly, does not matter. The rules and
-their reasons are in docs/decisions/0033.
+Pure functions over `Candidates`; where the score maps come from, a network or an anomaly, does not matter. The rules
+and their reasons are in docs/decisions/0033.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,8 +61,8 @@ def best(tried: Sequence[Outcome], lesions: int, false_per_scan: float) -> Outco
     """Choose a point with at most ``false_per_scan`` false lesions; None where no point has so few.
 
     Of those, points whose sensitivity is within one standard error of the highest count as equal (the rule of Breiman
-    et al. 1984 for choosing the simplest of equals). Of equals those stay whose mean Dice is within 0.02 of the highest;
-    of these the one with the fewest filters, then with the fewest false lesions, then with the highest threshold.
+    et al. 1984 for choosing the simplest of equals). Of equals those stay whose mean Dice is within 0.02 of the
+    highest; of these the one with the fewest filters, then the fewest false lesions, then the highest threshold.
     """
     allowed = [one for one in tried if one.false_lesions <= false_per_scan + _EXACT]
     if not allowed:

@@ -6,6 +6,7 @@ import numpy as np
 
 from dsmseg.inference.blending import Slab
 from dsmseg.inference.choosing import Choice
+from dsmseg.inference.lesions import drop_weak
 from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments
 from dsmseg.inference.restoring import Interpolation, Restoring, restore_field, restore_labels
 from dsmseg.taxonomy import StructureClass
@@ -27,7 +28,7 @@ class Layers:
     def __init__(self, choice: Choice, working: Grid, own: Grid) -> None:
         """Begin with empty layers on the grid ``own``, for slabs of the grid ``working``."""
         self._choice = choice
-        self._spacing_mm = working.spacing
+        self._spacing_mm, self._voxel_ml = working.spacing, own.voxel_volume_ml
         self._interpolation = Interpolation.between(working, own)
         self._restoring = Restoring(self._interpolation)
         self._claims = Claims(choice.computed_organs, working.shape[::-1])
@@ -49,12 +50,15 @@ class Layers:
         restore_field(slab.anomaly.backwards(0), interpolation, self.anomaly_levels[rows])
 
     def finish(self) -> None:
-        """Erase what anatomy speaks against."""
+        """Erase what anatomy speaks against, then lesions that are below their class's operating point."""
         organs = self._choice.computed_organs
         drop_fragments(self.organs, self._claims, organs, self._interpolation)
         hosts = {organ.name: organ for organ in organs}
         tumors = self._choice.tumors
         confine_to_hosts(self.tumors, tumors, hosts, self._claims, self._interpolation, self._spacing_mm)
+        if self.tumor_levels is not None:
+            points = {one.id: self._choice.point(one) for one in tumors}
+            drop_weak(self.tumors.T, self.tumor_levels.T, tumors, points, self._voxel_ml)
 
 
 def _ids(classes: Sequence[StructureClass], fields: int) -> list[int]:

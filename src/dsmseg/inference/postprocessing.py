@@ -47,7 +47,7 @@ class Claims:
 
         ``masks`` may hold more than the classes here, after them.
         """
-        boxes = masks.boxes(self._bits[:, start : start + masks.halves.shape[2]])
+        boxes = masks.boxes(self._bits[:, start : start + masks.weights.shape[2]])
         self._boxes = union([self._boxes, shifted(boxes[: len(self._boxes)], (0, 0, start))])
         return boxes
 

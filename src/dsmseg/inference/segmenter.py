@@ -19,7 +19,7 @@ from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
 from dsmseg.inference.blending import Progress, SlidingWindow, Tiling
-from dsmseg.inference.choosing import Choice, choose_classes
+from dsmseg.inference.choosing import DECIDES, Choice, choose_classes
 from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.layers import Layers
 from dsmseg.inference.lesions import find_lesions
@@ -63,8 +63,8 @@ class Segmenter:
             card: says how scans are to be prepared, and which classes the network knows.
             device: auto, cpu or cuda.
             overlap: least share that neighboring windows have in common, 0 to 0.9.
-            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known, or
-                none but what ``prompts`` mean.
+            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known but
+                for tumors that the card says are not searched, or none but what ``prompts`` mean.
             prompts: free texts; the class of the query that fits each best is looked for too.
 
         Raises:
@@ -184,6 +184,8 @@ class Segmenter:
             tumors=[one.id - TUMORS[0].id for one in choice.tumors],
             other_organs=[one.id - ORGANS[0].id for one in choice.other_organs],
             other_tumors=[one.id - TUMORS[0].id for one in choice.other_tumors],
+            tumor_thresholds=choice.thresholds(choice.tumors),
+            other_tumor_thresholds=choice.thresholds(choice.other_tumors),
         )
         return SlidingWindow(self._network, frame.hu, frame.body, tiling, self._runtime, progress=progress)
 
@@ -197,6 +199,9 @@ class Segmenter:
             "dtype": str(self._runtime.dtype).removeprefix("torch."),
             "overlap": self._overlap,
             "classes": [one.name for one in self.choice.classes],
+            "operating_points": {
+                name: point.model_dump(include=set(DECIDES)) for name, point in self.card.operating_points.items()
+            },
             "prompts": [] if self._prompts is None else list(self._prompts.texts),
         }
 
@@ -216,6 +221,7 @@ class Segmenter:
             "windows": windows,
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
             "tumors": choice.tumor_search,
+            "not_searched": choice.left_out,
         }
 
 
