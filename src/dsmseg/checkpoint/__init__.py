@@ -4,7 +4,7 @@ from dsmseg.checkpoint.backbone import fill_backbone, load_backbone, read_backbo
 from dsmseg.checkpoint.cards import BackboneCard, Card, OperatingPoint, TrainingData
 from dsmseg.checkpoint.monai import import_backbone
 from dsmseg.checkpoint.segmenter import Checkpoint, load, network, save
-from dsmseg.checkpoint.storage import packaged, read
+from dsmseg.checkpoint.storage import packaged, read, replace_card
 from dsmseg.checkpoint.verification import verify
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "packaged",
     "read",
     "read_backbone_card",
+    "replace_card",
     "save",
     "save_backbone",
     "verify",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dsmseg.checkpoint import Card, OperatingPoint
 from dsmseg.errors import InputError
+from dsmseg.inference.blending import Tiling
 from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find_all
 
 DECIDES = ("threshold", "least_volume_ml", "least_score")
@@ -82,6 +83,20 @@ class Choice:
             return "not searched: the card says of each tumor that too few lesions are found"
         return "not searched: no tumor is among the classes that were asked for"
 
+    def tiling(self, card: Card, overlap: float) -> Tiling:
+        """Say how a scan is cut for the weights of ``card``, and which fields there are."""
+        return Tiling(
+            size=card.window,
+            overlap=overlap,
+            hu_windows=card.hu_windows,
+            organs=[one.id - ORGANS[0].id for one in self.computed_organs],
+            tumors=[one.id - TUMORS[0].id for one in self.tumors],
+            other_organs=[one.id - ORGANS[0].id for one in self.other_organs],
+            other_tumors=[one.id - TUMORS[0].id for one in self.other_tumors],
+            tumor_thresholds=self.thresholds(self.tumors),
+            other_tumor_thresholds=self.thresholds(self.other_tumors),
+        )
+
     def only(self, classes: Collection[StructureClass]) -> "Choice":
         """Ask for these instead."""
         known = self.known_organs + self.known_tumors
@@ -97,6 +112,13 @@ class Choice:
         return np.take(kept, labels.T).T
 
 
+def everything(card: Card) -> Choice:
+    """Ask for all classes that weights know, tumors above 0.5, whatever the operating points on the card say."""
+    organs = tuple(organ for organ in ORGANS if organ.name in card.organs)
+    tumors = tuple(tumor for tumor in TUMORS if tumor.name in card.tumors)
+    return Choice(organs, tumors, organs + tumors, card.stage)
+
+
 def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
     """Read ``classes``, names or groups, or one comma-separated text; of a group, the classes that the card names.
 
@@ -105,12 +127,10 @@ def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
     Raises:
         InputError: nothing is called so, or the weights do not know it.
     """
-    organs = tuple(organ for organ in ORGANS if organ.name in card.organs)
-    tumors = tuple(tumor for tumor in TUMORS if tumor.name in card.tumors)
-    known = organs + tumors
+    choice = replace(everything(card), points=card.operating_points)
+    known = choice.classes
     if classes is None:
-        searched = tuple(one for one in tumors if card.point(one.name).searched)
-        return Choice(organs, tumors, organs + searched, card.stage, card.operating_points)
+        return choice.only([one for one in known if choice.point(one).searched])
     text = classes if isinstance(classes, str) else ",".join(classes)
     asked: set[StructureClass] = set()
     for part in [part for part in re.split("[,;]", text) if part.strip()] or [text]:
@@ -121,4 +141,4 @@ def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
                 mend=f"They know: {', '.join(one.name for one in known)}.",
             )
         asked |= found
-    return Choice(organs, tumors, tuple(one for one in known if one in asked), card.stage, card.operating_points)
+    return choice.only(asked)

@@ -18,7 +18,7 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
-from dsmseg.inference.blending import Progress, SlidingWindow, Tiling
+from dsmseg.inference.blending import Progress, SlidingWindow
 from dsmseg.inference.choosing import DECIDES, Choice, choose_classes
 from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.layers import Layers
@@ -28,7 +28,6 @@ from dsmseg.inference.prompting import WINDOWS_HEARD, Match, Prompts
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.windows import DEFAULT_OVERLAP
-from dsmseg.taxonomy import ORGANS, TUMORS
 from dsmseg.volume import VOLUME_SUFFIXES, Volume, check_intensities, read_grid, read_scan
 from dsmseg.volume.body import TISSUE_HU
 
@@ -176,17 +175,7 @@ class Segmenter:
         return self._prompts.matches(heard, self.choice.known_organs + self.choice.known_tumors)
 
     def _window(self, frame: Frame, choice: Choice, progress: Progress | None) -> SlidingWindow:
-        tiling = Tiling(
-            size=self.card.window,
-            overlap=self._overlap,
-            hu_windows=self.card.hu_windows,
-            organs=[one.id - ORGANS[0].id for one in choice.computed_organs],
-            tumors=[one.id - TUMORS[0].id for one in choice.tumors],
-            other_organs=[one.id - ORGANS[0].id for one in choice.other_organs],
-            other_tumors=[one.id - TUMORS[0].id for one in choice.other_tumors],
-            tumor_thresholds=choice.thresholds(choice.tumors),
-            other_tumor_thresholds=choice.thresholds(choice.other_tumors),
-        )
+        tiling = choice.tiling(self.card, self._overlap)
         return SlidingWindow(self._network, frame.hu, frame.body, tiling, self._runtime, progress=progress)
 
     def settings(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dsmseg.taxonomy import find
 
 Scale = Literal["mini", "small", "full"]
 
-_PARTS: tuple[Part, ...] = get_args(Part)
+_PARTS: tuple[Part, ...] = get_args(Part)[:3]
 _BYTES_A_GB = 1 << 30
 
 
