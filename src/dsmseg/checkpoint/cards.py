@@ -71,8 +71,8 @@ class Card(BaseModel):
     ``organs`` and ``tumors`` name the classes that the weights were trained for. ``hu_windows`` holds (low, high) in
     HU, one for each input channel, scaled to 0..1 and clipped. ``window`` is the inference tile in voxels of
     ``spacing_mm``. ``method`` is DSM or a baseline, which has one stage that learns what DSM's Stage 2 does;
-    ``ablation`` is DSM's row of Table 5, ``prompt`` where its mask prompts point, ``readings`` how the network reads what
-    the paper leaves open. ``operating_points`` are those of tumors, by name; a tumor without one is labelled above 0.5.
+    ``ablation`` is DSM's row of Table 5, ``prompt`` where its mask prompts point, ``readings`` how the network reads
+    what the paper leaves open. ``operating_points`` are those of tumors, by name; one without is labelled above 0.5.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
