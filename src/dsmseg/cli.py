@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dsmseg import cli_bench, cli_datasets, cli_evaluate, cli_synth, cli_weights, console
-from dsmseg.cli_options import DONE, INTERRUPTED, READER_GONE, STYLE, TERMINATED, YOURS_TO_MEND, AsJson
+from dsmseg.cli_options import DONE, INTERRUPTED, READER_GONE, STYLE, TERMINATED, YOURS_TO_MEND, AsJson, Device
 from dsmseg.errors import DsmsegError, InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ app.add_typer(cli_synth.app, name="synth")
 app.command("evaluate")(cli_evaluate.evaluate)
 app.command("bench")(cli_bench.bench)
 
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto takes a GPU if it can.")]
 Weights = Annotated[str, typer.Option(metavar="NAME|PATH", help="Packaged weights or a .safetensors file.")]
 
 
@@ -242,7 +241,7 @@ def _row(result: "CaseResult") -> dict[str, Any]:
     found = {"organs": organs, "lesions": statistics["lesions"] if searched else None}
     asked = {"prompts": statistics["prompts"]} if "prompts" in statistics else {}
     done = {"directory": str(result.directory), "unchanged": result.unchanged, "note": note, "error": None}
-    return row | found | asked | done
+    return row | found | asked | {"not_searched": run_record["not_searched"]} | done
 
 
 def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -253,6 +252,8 @@ def _tell_cases(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         for row in rows:
             for asked in row.get("prompts", ()):
                 sys.stdout.write(f"{row['case']}: {_answer(asked)}\n")
+        for name, reason in {item for row in rows for item in row.get("not_searched", {}).items()}:
+            sys.stdout.write(f"{name} was not searched: {reason} (--classes asks for it all the same)\n")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

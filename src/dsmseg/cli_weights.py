@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, AsJson
+from dsmseg.cli_options import STYLE, AsJson, Device
+from dsmseg.errors import InputError
 
 if TYPE_CHECKING:
-    from dsmseg.checkpoint import BackboneCard, Card
+    from dsmseg.checkpoint import BackboneCard, Card, OperatingPoint
 
 app = typer.Typer(help="The weights that come with the package, or a file of your own.", **STYLE)
 
@@ -77,6 +78,61 @@ def import_weights(
     sys.stdout.write(f"Backbone and its card: {output} ({card.holds}; {size})\n")
     if card.left_away:
         sys.stdout.write(f"Left away, since a backbone has no place for them: {', '.join(card.left_away)}\n")
+
+
+@app.command("calibrate")
+def calibrate_weights(
+    weights: Which,
+    scans: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Held-out scans with label maps: nnU-Net's layout with its dataset.json, or a public set.",
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="Or a store: the scans that its splits have for validation.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of the store: a table of parts, such as a benchmark's.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Choose each tumor's operating point on held-out scans.
+
+    Threshold, least volume and least mean score by FROC, at half a false lesion a scan. They go on the card, and
+    predict uses them. The scans should be with and without tumors, and had no part in training.
+    """
+    from dsmseg.datasets.labelled import labelled_cases, stored_cases
+    from dsmseg.evaluation.validation import calibrate
+
+    with console.progress("Loading the weights") as progress:
+        if scans is not None and store is None:
+            cases = labelled_cases(scans)
+        elif store is not None and scans is None:
+            cases = stored_cases(store, splits=splits)
+        else:
+            raise InputError("held-out scans are in one place", mend="Give either --scans or --store.")
+        card = calibrate(
+            weights, cases, device=device, progress=lambda done, total: progress.step("Scans looked at", done, total)
+        )
+    points = {name: point.model_dump(mode="json") for name, point in card.operating_points.items()}
+    if as_json:
+        console.document({"name": card.name, "operating_points": points})
+    else:
+        console.table(_POINT, [_point_row(name, point) for name, point in card.operating_points.items()])
+
+
+_POINT = ("tumor", "threshold", "least ml", "least score", "lesions found", "false a scan", "scans", "searched")
+
+
+def _point_row(name: str, point: "OperatingPoint") -> tuple[str, ...]:
+    found = "-" if point.sensitivity is None else f"{point.sensitivity:.0%} of {point.lesions}"
+    false = "-" if point.false_lesions is None else f"{point.false_lesions:.2f}"
+    searched = "yes" if point.searched else f"no: {point.reason}"
+    numbers = f"{point.threshold:.3f}", f"{point.least_volume_ml:.3f}", f"{point.least_score:.3f}"
+    return name, *numbers, found, false, str(point.cases), searched
 
 
 def _row(card: "Card | BackboneCard") -> tuple[str, ...]:

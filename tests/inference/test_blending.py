@@ -52,7 +52,7 @@ class Whole:
 
 def over_half(masks):
     """Give where each mask is more than one half, (class, x, y, z), and the boxes around."""
-    bits = np.zeros(((len(masks) + 7) // 8, *reversed(masks.halves.shape)), dtype=np.uint8)
+    bits = np.zeros(((len(masks) + 7) // 8, *reversed(masks.weights.shape)), dtype=np.uint8)
     boxes = masks.boxes(bits)
     return np.unpackbits(bits, axis=0)[: len(masks)].transpose(0, 3, 2, 1) > 0, as_slices(boxes)
 
@@ -198,3 +198,23 @@ def test_the_network_runs_in_the_precision_of_the_runtime(scan):
         scores = Whole(Convolution(), scan[:32, :32, :32], scan[:32, :32, :32] > -2000, a_tiling(), runtime)
         assert scores.organs.dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("threshold", [0.004, 0.1, 0.5, 0.8])
+def test_boxes_hold_just_what_is_above_the_threshold_of_its_class(scan, threshold):
+    tiling = a_tiling(tumors=[2, 5], tumor_thresholds=[threshold, 0.3])
+    (slab,) = SlidingWindow(EachVoxelForItself(), scan[:32, :32, :20], np.ones((32, 32, 20), bool), tiling, CPU)
+    probabilities = slab.tumors.sums * slab.tumors.shares
+    for field, box, above in zip(probabilities, as_slices(slab.tumors.boxes()), (threshold, 0.3), strict=True):
+        assert box == bounding_box((field > above).numpy())
+
+
+def test_tumors_that_are_not_asked_for_compete_by_how_far_each_is_above_its_own_threshold(scan):
+    above = np.array([0.05, 0.2])
+    tiling = a_tiling(tumors=[0], other_tumors=[2, 5], other_tumor_thresholds=above.tolist())
+    scores = Whole(EachVoxelForItself(), scan, np.ones(scan.shape, dtype=bool), tiling, CPU)
+    logits = ((torch.from_numpy(scan) + 1000) / 2000).clamp(0, 1).sub(0.5) * 8
+    p = torch.stack([(logits - 2).sigmoid(), (logits - 5).sigmoid()]).double()
+    bars = torch.from_numpy(above)[:, None, None, None]
+    relative = (0.5 + 0.5 * (p - bars) / (1 - bars)).amax(dim=0).clamp(0, 1)
+    torch.testing.assert_close(scores.tumors[1].double(), relative, atol=2e-5, rtol=0)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dsmseg.inference.lesions import find_lesions, lesion_labels
+from dsmseg.checkpoint import OperatingPoint
+from dsmseg.inference.lesions import drop_weak, find_lesions, lesion_labels
 from dsmseg.taxonomy import TUMORS, find
 from dsmseg.volume import Volume
 
@@ -117,3 +118,17 @@ def test_a_label_map_of_lesions_has_their_ids():
         assert mask.sum() == round(lesion.volume_ml * 1000)
         assert np.argwhere(mask).mean(axis=0) == pytest.approx(lesion.centroid_mm)
     assert not lesion_labels(np.zeros_like(tumors), TUMORS).any()
+
+
+def test_only_lesions_of_the_class_that_has_a_point_and_are_below_it_are_erased():
+    other = find("Kidney Tumor")
+    labels, levels = np.zeros((20, 9, 9), np.uint8), np.zeros((20, 9, 9), np.uint8)
+    labels[0:2, 0, 0], labels[2, 1, 1] = TUMOR.id, TUMOR.id  # they touch by a corner: one lesion
+    labels[5:8, 0, 0], labels[10:12, 0, 0], labels[14, 0, 0] = TUMOR.id, TUMOR.id, other.id
+    levels[labels > 0] = 204
+    levels[5:8, 0, 0] = 51
+    points = {TUMOR.id: OperatingPoint(least_volume_ml=3.0, least_score=0.5), other.id: OperatingPoint()}
+    drop_weak(labels, levels, [TUMOR, other], points, voxel_ml=1.0)
+    expected = np.zeros_like(labels)
+    expected[0:2, 0, 0], expected[2, 1, 1], expected[14, 0, 0] = TUMOR.id, TUMOR.id, other.id
+    assert np.array_equal(labels, expected)

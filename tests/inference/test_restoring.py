@@ -165,3 +165,34 @@ def test_grids_with_other_axes_are_refused():
     turned = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1.0]])
     with pytest.raises(ValueError, match="different axes"):
         Interpolation.between(a_grid((4, 4, 4), (1, 1, 1), (0, 0, 0)), a_grid((4, 4, 4), (1, 1, 1), (0, 0, 0), turned))
+
+
+thresholds = st.floats(0.02, 0.95)
+
+
+@settings(deadline=None)
+@given(sizes, sizes, spacings, spacings, st.lists(thresholds, min_size=1, max_size=3), st.integers(0, 99))
+def test_of_classes_above_their_thresholds_the_one_that_came_farthest_to_certainty_wins(
+    source_size, target_size, coarse, fine, above, seed
+):
+    source, target = a_grid(source_size, coarse, (0, 0, 0)), a_grid(target_size, fine, (0, 0, 0))
+    fields = np.random.default_rng(seed).random((len(above), *source_size), dtype=np.float32)
+    interpolation = Interpolation.between(source, target)
+    labels, scores = (np.zeros(interpolation.target_shape, dtype=np.uint8) for _ in range(2))
+    masks = SoftMasks.of(torch.from_numpy(fields), above)
+    ids = list(range(1, len(above) + 1))
+    restore_labels(masks, ids, masks.boxes(), interpolation, labels, scores)
+
+    probabilities = np.stack([by_map_coordinates(field, source, target) for field in fields])
+    bars = np.array(above)[:, None, None, None]
+    come = np.sort((probabilities - bars) / (1 - bars), axis=0)
+    best = ((probabilities - bars) / (1 - bars)).argmax(axis=0)
+    clear = np.abs(come[-1]) > 1e-4
+    if len(above) > 1:
+        clear &= come[-1] - come[-2] > 1e-4
+    expected = np.where(come[-1] > 0, best + 1, 0)
+    assert np.array_equal(labels.T[clear], expected[clear])
+    shown = clear & (expected > 0)
+    won = np.take_along_axis(probabilities, best[None], axis=0)[0]
+    np.testing.assert_allclose(scores.T[shown] / 255, won[shown], atol=STEP)
+    assert not scores[labels == 0].any()

@@ -181,6 +181,68 @@ def test_a_tumor_far_from_its_host_is_none(with_tumors, phantom, write_scan):
     assert segmentation.lesions == []
 
 
+def faint(phantom, offset=33):
+    """Draw a tumor of 64 voxels whose probability is sigmoid((30 - offset) / 3)."""
+    hu = phantom()
+    hu[12:16, 16:20, 16:20] = TUMOR_HU + offset
+    return hu
+
+
+def at_point(make_network, make_card, *, classes=None, **point):
+    card = make_card(stage=2, tumors=("Liver Tumor", "Kidney Tumor"), operating_points={"Liver Tumor": point})
+    return Segmenter(make_network(stage=2), card, device="cpu", classes=classes)
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.2, True), (0.35, False), (0.9, False)])
+def test_a_tumor_is_labeled_above_the_threshold_of_its_class_on_the_card(
+    make_network, make_card, phantom, write_scan, threshold, found
+):
+    hu = faint(phantom)
+    segmentation = at_point(make_network, make_card, threshold=threshold)(write_scan(hu))
+    assert np.array_equal(segmentation.tumors == LIVER_TUMOR, (np.abs(hu - TUMOR_HU) < 40) & found)
+    assert [lesion.mean_score for lesion in segmentation.lesions] == pytest.approx([0.269] * found, abs=0.005)
+    assert segmentation.run["operating_points"]["Liver Tumor"]["threshold"] == threshold
+
+
+@pytest.mark.parametrize(
+    ("least", "found"),
+    [
+        ({"least_volume_ml": 64 * 0.027 - 0.01}, True),
+        ({"least_volume_ml": 64 * 0.027 + 0.01}, False),
+        ({"least_score": 0.25}, True),
+        ({"least_score": 0.29}, False),
+    ],
+)
+def test_lesions_below_the_least_volume_or_score_are_in_neither_labels_nor_table(
+    make_network, make_card, phantom, write_scan, least, found
+):
+    segmentation = at_point(make_network, make_card, threshold=0.2, **least)(write_scan(faint(phantom)))
+    assert len(segmentation.lesions) == found
+    assert (segmentation.tumors > 0).sum() == 64 * found
+    assert (segmentation.organs == LIVER).sum() == (truth(phantom()) == LIVER).sum()  # a tumor never erases its organ
+
+
+def test_a_class_that_the_card_says_is_not_searched_is_left_out_unless_it_is_asked_for(
+    make_network, make_card, phantom, write_scan
+):
+    point, path = {"threshold": 0.2, "searched": False, "reason": "too few are found"}, write_scan(faint(phantom))
+    left_out = at_point(make_network, make_card, **point)(path)
+    assert not left_out.tumors.any()
+    assert left_out.run["not_searched"] == {"Liver Tumor": "too few are found"}
+    assert [row["name"] for row in left_out.statistics()["tumors"]] == ["Kidney Tumor"]
+    asked = at_point(make_network, make_card, classes="liver tumor", **point)(path)
+    assert (asked.tumors == LIVER_TUMOR).sum() == 64
+    assert asked.run["not_searched"] == {}
+
+
+def test_where_no_tumor_is_to_be_searched_the_run_says_so(make_network, make_card, phantom, write_scan):
+    points = {"Liver Tumor": {"searched": False, "reason": "too few are found"}}
+    card = make_card(stage=2, tumors=("Liver Tumor",), operating_points=points)
+    segmentation = Segmenter(make_network(stage=2), card, device="cpu")(write_scan(phantom()))
+    assert "the card says" in segmentation.run["tumors"]
+    assert segmentation.lesions == []
+
+
 def test_restricting_the_organs_away_does_not_change_a_lesions_host(make_network, make_card, phantom, write_scan):
     hu = phantom()
     hu[12:16, 16:20, 16:20] = TUMOR_HU

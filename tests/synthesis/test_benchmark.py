@@ -17,14 +17,15 @@ from dsmseg.synthesis import benchmark
 from dsmseg.synthesis import protocol as protocols
 from dsmseg.synthesis.benchmark import write_benchmark
 from dsmseg.synthesis.protocol import plan_cases, protocol
+from dsmseg.synthesis.truth import Truth, truth_path
 from dsmseg.taxonomy import by_id, find
 
 ORGAN_SETS = {"btcv", "chaos", "pancreas_ct", "ct_org", "word", "amos22", "totalsegmentator", "abdomenct_1k"}
 TUMOR_SETS = {"lits", "kits"}
 UNSEEN_SETS = {"msd_lung", "msd_pancreas", "msd_hepatic_vessel", "msd_colon"}
 UNSEEN = {"Lung Tumor", "Pancreas Tumor", "Hepatic Vessel Tumor", "Colon Tumor"}
-COUNTS = dict(zip(UNSEEN_SETS, [(0, 0, 2)] * 4, strict=True)) | dict.fromkeys(ORGAN_SETS, (1, 0, 0))
-COUNTS |= {"btcv": (1, 1, 0), "lits": (1, 2, 0), "kits": (1, 1, 0), "ct_org": (3, 0, 0)}
+COUNTS = dict(zip(UNSEEN_SETS, [(0, 0, 2, 0)] * 4, strict=True)) | dict.fromkeys(ORGAN_SETS, (1, 0, 0, 0))
+COUNTS |= {"btcv": (1, 1, 0, 0), "lits": (1, 2, 0, 2), "kits": (1, 1, 0, 0), "ct_org": (3, 0, 0, 0)}
 
 
 @dataclass
@@ -151,6 +152,7 @@ def test_parts_and_stages_are_those_of_table_1(store, tree, protocol_name):
     assert taken("training", 2) == organs | {"lits/body_0001", "kits/body_0001"}
     assert taken("testing") == {"btcv/body_0002", "lits/body_0002", "lits/body_0003", "kits/body_0002"}
     assert taken("inference") == {f"{name}/body_{n:04d}" for name in UNSEEN_SETS for n in (1, 2)}
+    assert taken("validation") == {"lits/body_0004", "lits/body_0005"}
     assert choose_cases(store, "paper", "training").cases == ()  # without its splits nothing is known of it
 
 
@@ -181,7 +183,7 @@ def test_seeds_differ_between_cases_scales_and_benchmarks():
     seeds = [
         s for scale in ("small", "full") for seed in (0, 1) for one in plan_cases(scale, seed) for s in one.seeds[:1]
     ]
-    assert len(set(seeds)) == len(seeds) == 2 * (264 + 3922)
+    assert len(set(seeds)) == len(seeds) == 2 * (302 + 4008)
 
 
 @pytest.mark.parametrize("scale", ["mini", "small", "full"])
@@ -210,6 +212,31 @@ def test_full_has_the_counts_of_table_1():
     assert sum(one.supervised == "testing" for one in plans) == 121
 
 
+def test_the_organs_of_every_body_lie_apart_from_its_data_set_and_only_scoring_finds_them(tree):
+    for record in records(tree):
+        body = body_of(record)
+        truth = Truth.read(truth_path(tree, record["dataset"], record["case"]))
+        for tumor in map(find, record["tumors"]):
+            hosts = [body.mask(find(host).id) for host in tumor.hosts]
+            assert np.array_equal(truth.host(tumor), np.logical_or.reduce(hosts))
+    found = choose_datasets(tree)
+    read = {path for one in found for case in one.cases for path in (case.image, *case.labels.values())}
+    halves = {path for one in found for path in (*one.only_images.values(), *one.only_labels.values())}
+    assert not any("truth" in path.relative_to(tree).parts for path in (*read, *halves))
+
+
+def test_a_store_is_the_same_without_the_truth(tree, store, tmp_path):
+    folder = tmp_path / "blind"
+    shutil.copytree(tree, folder, ignore=shutil.ignore_patterns("truth"))
+    prepare(choose_datasets(folder), tmp_path / "store", Settings(spacing_mm=native.SPACING))
+    blind = Store.open(tmp_path / "store")
+    assert [one.record for one in blind.cases()] == [one.record for one in store.cases()]
+    for one in blind.cases():
+        again = store.read_case(*one.key)
+        for class_id in one.record.annotated:
+            assert np.array_equal(blind.read_case(*one.key).mask(class_id), again.mask(class_id))
+
+
 def test_a_run_that_broke_off_goes_on_and_ends_with_the_same_bytes(tree, tmp_path):
     made, folder = [], tmp_path / "out"
 
@@ -235,10 +262,12 @@ def test_only_what_is_missing_or_of_another_plan_is_made_again(tree, tmp_path, m
     folder = tmp_path / "out"
     shutil.copytree(tree, folder)
     (folder / "virtual_lits/imagesTr/body_0002_0000.nii.gz").unlink()
+    (folder / "truth/virtual_word/body_0001.organs.nii.gz").unlink()
+    (folder / "truth/virtual_word/body_0009.organs.nii.gz").write_bytes(b"of an earlier protocol")
     record = folder / "virtual_kits/cases/body_0001.json"
     record.write_text(record.read_text().replace('"plan": "', '"plan": "0'))
     (folder / "virtual_chaos/imagesTr/body_0009_0000.nii.gz").write_bytes(b"of an earlier protocol")
-    assert write_benchmark(folder, "mini", make=make).made == 2
+    assert write_benchmark(folder, "mini", make=make).made == 3
     assert contents(folder) == contents(tree)
 
 

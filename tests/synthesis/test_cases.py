@@ -146,11 +146,23 @@ def test_a_tumor_without_a_host_is_told_not_invented() -> None:
         ({"tumors": ("Liver",)}, "is an organ"),
         ({"spacing": (0.0, 1.0, 1.0)}, "spacing"),
         ({"tumors": ("Liver Tumor",) * 31}, "too many"),
+        ({"tumors": ("Liver Tumor",), "variant": "papillary carcinoma"}, "no variant of Liver Tumor"),
+        ({"tumors": ("Liver Tumor",), "diameter_mm": -1.0}, "the diameter is"),
     ],
 )
 def test_what_cannot_be_made_is_refused(change, told) -> None:
     with pytest.raises(InputError, match=told):
         make_case(CasePlan(seed=1, **change))
+
+
+def test_a_plan_names_the_variant_and_the_diameter_of_its_tumors() -> None:
+    plan = replace(SMALL, spacing=(3.0, 3.0, 3.0), variant="hepatocellular carcinoma", whole=True)
+    longest = []
+    for diameter in (15.0, 30.0):
+        (record,) = make_case(replace(plan, diameter_mm=diameter)).record["tumors"]
+        assert record["variant"] == "hepatocellular carcinoma"
+        longest.append(record["lesions"][0]["diameter_mm"])
+    assert longest == pytest.approx([15, 30], rel=0.35)
 
 
 def test_a_scan_that_does_not_fit_into_memory_is_refused_before_it_is_drawn(monkeypatch) -> None:

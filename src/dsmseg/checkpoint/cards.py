@@ -32,6 +32,39 @@ class TrainingData(BaseModel):
     source: str
 
 
+class OperatingPoint(BaseModel):
+    """What of a tumor's probability becomes a lesion, and what that did on validation scans.
+
+    A voxel is labelled where the probability is above ``threshold``; of the lesions, those of at least
+    ``least_volume_ml`` and a mean probability of at least ``least_score`` stay. ``sensitivity`` is the share of the
+    ``lesions`` that were found, None where there were none; ``false_lesions`` is a scan, of ``cases`` scans with and
+    without tumors. A class that is not ``searched`` is left out unless it is asked for by name; ``reason`` says why.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    least_volume_ml: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    least_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sensitivity: Annotated[float, Field(ge=0, le=1)] | None = None
+    false_lesions: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    cases: Annotated[int, Field(ge=0)] = 0
+    lesions: Annotated[int, Field(ge=0)] = 0
+    searched: bool = True
+    reason: str = ""
+
+    @property
+    def filters(self) -> int:
+        """How much more than a threshold it takes: 0, 1 or 2."""
+        return (self.least_volume_ml > 0) + (self.least_score > 0)
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if not self.searched and not self.reason:
+            raise ValueError("a class that is not searched needs a reason")
+        return self
+
+
 class Card(BaseModel):
     """The model card: all that is needed to use the weights, and to judge them.
 
@@ -39,7 +72,7 @@ class Card(BaseModel):
     HU, one for each input channel, scaled to 0..1 and clipped. ``window`` is the inference tile in voxels of
     ``spacing_mm``. ``method`` is DSM or a baseline, which has one stage that learns what DSM's Stage 2 does;
     ``ablation`` is DSM's row of Table 5, ``prompt`` where its mask prompts point, ``readings`` how the network reads
-    what the paper leaves open.
+    what the paper leaves open. ``operating_points`` are those of tumors, by name; one without is labelled above 0.5.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +94,7 @@ class Card(BaseModel):
     training_data: tuple[TrainingData, ...]
     licence: str
     figures: dict[str, JsonValue]
+    operating_points: dict[str, OperatingPoint] = {}
     sha256: Checksum = ""
     dsmseg_version: str = __version__
     created: AwareDatetime = Field(default_factory=_now)
@@ -69,6 +103,7 @@ class Card(BaseModel):
     def _is_consistent(self) -> Self:
         _refuse_strangers(self.organs, (organ.name for organ in ORGANS), "organ")
         _refuse_strangers(self.tumors, (tumor.name for tumor in TUMORS), "tumor")
+        _refuse_strangers(tuple(self.operating_points), (tumor.name for tumor in TUMORS), "tumor")
         if self.stage == 1 and self.tumors:
             raise ValueError("Stage 1 has no tumors")
         if self.method != "dsm" and (self.stage, self.ablation) != (2, "full"):
@@ -76,6 +111,10 @@ class Card(BaseModel):
         if any(low >= high for low, high in self.hu_windows):
             raise ValueError("a HU window must be (low, high) with low < high")
         return self
+
+    def point(self, tumor: str) -> OperatingPoint:
+        """Give the operating point of a tumor."""
+        return self.operating_points.get(tumor, OperatingPoint())
 
 
 class BackboneCard(BaseModel):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsmseg.checkpoint.cards import BackboneCard, Card
 from dsmseg.errors import WeightsError
-from dsmseg.files import replacing
+from dsmseg.files import replacing, write_atomically
 
 SUFFIX = ".safetensors"
 
@@ -77,6 +77,19 @@ def write(path: Path, state: Mapping[str, Tensor], card: AnyCard, *, precision: 
         temporary_card.write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
         temporary_weights.write_bytes(content)
     return complete
+
+
+def replace_card(weights: Path, card: Card) -> None:
+    """Write the card of ``weights`` anew, which stay as they are.
+
+    Raises:
+        WeightsError: the card is of other weights.
+        OutputError: the place cannot be written to.
+    """
+    if _read_card(weights).sha256 != card.sha256:
+        raise WeightsError("has a card of other weights", where=weights, mend="Give the card that was read with them.")
+    text = card.model_dump_json(indent=2) + "\n"
+    write_atomically(card_path(weights), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def packaged() -> list[str]:

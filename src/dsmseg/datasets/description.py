@@ -17,7 +17,7 @@ from dsmseg.volume import VOLUME_SUFFIXES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Stage = Literal[1, 2]
-Part = Literal["training", "testing", "inference"]
+Part = Literal["training", "testing", "inference", "validation"]
 Rule = Literal["kidneys", "lungs", "adrenal glands", "heads of femur"]
 Placing = Literal[
     "header", "axes", "voxels", "voxels, rows reversed", "voxels, slices reversed", "voxels, both reversed"

@@ -22,7 +22,7 @@ class Choice:
 def choose_cases(
     store: Store, protocol: Protocol, part: Part, *, stage: Stage | None = None, splits: Path | Splits | None = None
 ) -> Choice:
-    """Choose the prepared cases of a part (training, testing, inference) of a protocol.
+    """Choose the prepared cases of a part (training, testing, inference, validation) of a protocol.
 
     ``paper`` follows Table 1, ``supervised`` is the fine-tuning of Table 4. ``clean`` trains on no scan that a test set
     holds: neither one that is known by its id to be in both, nor one whose content is that of a test scan in the store.

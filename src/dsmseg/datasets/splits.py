@@ -95,7 +95,7 @@ def published_cases(dataset: str) -> tuple[str, ...]:
 
 
 def parts(protocol: Protocol, splits: Splits | None = None) -> dict[tuple[str, str], str]:
-    """Give the part (training, testing, inference) of each scan that has one, by data set and id."""
+    """Give the part (training, testing, inference, validation) of each scan that has one, by data set and id."""
     rows = assignments() if splits is None else splits.rows
     return {(one.dataset, one.case): part for one in rows if (part := getattr(one, protocol))}
 

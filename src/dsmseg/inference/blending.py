@@ -18,7 +18,7 @@ from torch.nn import functional
 from dsmseg.inference import kernels
 from dsmseg.inference.boxes import EVERYWHERE, Boxes, nowhere, shifted, union
 from dsmseg.inference.runtime import Runtime
-from dsmseg.inference.soft_masks import SoftMasks
+from dsmseg.inference.soft_masks import USUAL_THRESHOLD, SoftMasks, stretch
 from dsmseg.inference.windows import Size, Slices, channels, gaussian_weights, padding_to, place_windows
 from dsmseg.model import DSMOutput
 from dsmseg.model.kernels import in_threads
@@ -26,6 +26,9 @@ from dsmseg.model.kernels import in_threads
 Progress = Callable[[int, int], None]
 
 SLAB_SLICES = 32
+
+_SURE = 1e-6  # a probability so far from 0 and 1 is as good as these, and has a finite logit
+_ROUNDING = 1e-4  # of logits and sigmoids in float32, with room
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Tiling:
         organs, tumors: the network's output channels to keep, each a field of its own.
         other_organs, other_tumors: channels that matter only where they are more probable than those: all of a kind
             become one field, the last of its kind, their highest.
+        tumor_thresholds, other_tumor_thresholds: a tumor may be where it is more probable; none for 0.5 each.
     """
 
     size: Size
@@ -48,6 +52,8 @@ class Tiling:
     tumors: Sequence[int] = ()
     other_organs: Sequence[int] = ()
     other_tumors: Sequence[int] = ()
+    tumor_thresholds: Sequence[float] = ()
+    other_tumor_thresholds: Sequence[float] = ()
 
     @property
     def organ_fields(self) -> int:
@@ -58,6 +64,14 @@ class Tiling:
     def fields(self) -> int:
         """Fields of organs, of tumors and of the anomaly."""
         return self.organ_fields + len(self.tumors) + bool(self.other_tumors) + 1
+
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """Of each field. That of all other tumors holds relative probabilities, so it has 0.5 like organs."""
+        thresholds = np.full(self.fields, USUAL_THRESHOLD, dtype=np.float32)
+        if self.tumor_thresholds:
+            thresholds[self.organ_fields : self.organ_fields + len(self.tumors)] = self.tumor_thresholds
+        return thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +111,15 @@ class _Masks:
         boxes: Boxes,
         corner: Sequence[int],
         weights: NDArray[np.float32],
+        bars: NDArray[np.float32],
     ) -> None:
         """Add the soft masks of a window to ``fields`` at a corner (x, y, z), see `kernels.add_sigmoid`."""
         logits, channels = self.logits[window], self.channels
-        in_threads(
-            lambda first, last: kernels.add_sigmoid(first, last, logits, channels, weights, fields, boxes, *corner),
-            len(channels),
-        )
+
+        def add(first: int, last: int) -> None:
+            kernels.add_sigmoid(first, last, logits, channels, weights, bars, fields, boxes, *corner)
+
+        in_threads(add, len(channels))
 
 
 class SlidingWindow:
@@ -132,6 +148,8 @@ class SlidingWindow:
         """
         padding = padding_to(hu.shape, tiling.size)
         self._network, self._tiling, self._runtime, self._progress = network, tiling, runtime, progress
+        self._thresholds = tiling.thresholds
+        self._bars = _bars(self._thresholds)
         self._hu = torch.from_numpy(np.pad(hu, padding, mode="edge") if np.any(padding) else hu)
         padded_body = np.pad(body, padding) if np.any(padding) else body
         self._body = torch.from_numpy(padded_body)
@@ -179,7 +197,7 @@ class SlidingWindow:
             field = 0
             for mask in masks:
                 fields = slice(field, field := field + len(mask.channels))
-                mask.add(number, sums[fields], boxes[fields], (x.start, y.start, 1), weights)
+                mask.add(number, sums[fields], boxes[fields], (x.start, y.start, 1), weights, self._bars[fields])
             total[-1, x, y, 1:].addcmul_(anomaly[number], window_weight)
             weight[x, y, 1:] += window_weight
 
@@ -194,7 +212,7 @@ class SlidingWindow:
         if tiling.tumors:
             if output.tumor_logits is None:
                 raise ValueError("the card names tumors, but its network gives none")
-            masks += _masks(output.tumor_logits, tiling.tumors, tiling.other_tumors)
+            masks += _masks(output.tumor_logits, tiling.tumors, tiling.other_tumors, tiling.other_tumor_thresholds)
         anomaly = 1 + output.anomaly[:, None].float()
         anomaly = functional.interpolate(anomaly, tiling.size, mode="trilinear", align_corners=False)
         return masks, anomaly[:, 0].cpu()
@@ -221,7 +239,8 @@ class SlidingWindow:
             if (lacking := end - start - weights.shape[2]) > 0:
                 sums, weights = functional.pad(sums, (0, lacking)), functional.pad(weights, (0, lacking))
             inside = self._body[x, y, start:end]
-            masks = SoftMasks.blended(sums, weights, inside, _clipped(within, (x.start, y.start, start), inside.shape))
+            boxes = _clipped(within, (x.start, y.start, start), inside.shape)
+            masks = SoftMasks.blended(sums, weights, inside, self._thresholds, boxes)
             organs = self._tiling.organ_fields
             yield Slab(
                 start - z.start,
@@ -233,12 +252,30 @@ class SlidingWindow:
             )
 
 
-def _masks(logits: Float[Tensor, "window class x y z"], kept: Sequence[int], others: Sequence[int]) -> list[_Masks]:
-    """Take the channels to keep and the highest of all others."""
+def _masks(
+    logits: Float[Tensor, "window class x y z"],
+    kept: Sequence[int],
+    others: Sequence[int],
+    other_thresholds: Sequence[float] = (),
+) -> list[_Masks]:
+    """Take the channels to keep and the highest of all others, relative to their thresholds where these differ."""
     masks = [_Masks.of(logits, kept)]
     if others:
-        masks.append(_Masks.of(logits[:, list(others)].amax(dim=1, keepdim=True), [0]))
+        other = logits[:, list(others)]
+        if any(one != USUAL_THRESHOLD for one in other_thresholds):
+            factors = torch.from_numpy(stretch(np.asarray(other_thresholds, dtype=np.float32)))
+            lacking = torch.sigmoid(-other.float()) * factors.to(other.device).view(-1, 1, 1, 1)
+            other = torch.logit(1 - lacking, eps=_SURE)
+        masks.append(_Masks.of(other.amax(dim=1, keepdim=True), [0]))
     return masks
+
+
+def _bars(thresholds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the logits of thresholds, those other than 0.5 a trifle lower: a box may hold more than it must."""
+    exact = thresholds.astype(np.float64)
+    lower = np.where(exact == USUAL_THRESHOLD, 0.0, _ROUNDING)
+    bars: NDArray[np.float32] = (np.log(exact / (1 - exact)) - lower).astype(np.float32)
+    return bars
 
 
 def _clipped(boxes: Boxes, origin: Sequence[int], shape: Sequence[int]) -> Boxes:

@@ -1,16 +1,20 @@
 """Which classes: those that the weights know, and those of them that were asked for."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from dsmseg.checkpoint import Card
+from dsmseg.checkpoint import Card, OperatingPoint
 from dsmseg.errors import InputError
+from dsmseg.inference.blending import Tiling
 from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find_all
+
+DECIDES = ("threshold", "least_volume_ml", "least_score")
+"""What of an operating point decides what is labelled; all else of it tells how it was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,14 @@ class Choice:
         known_tumors: tumors that the weights know.
         classes: what was asked for.
         stage: of the weights.
+        points: operating points of tumors, by name; one without is labelled above 0.5.
     """
 
     known_organs: tuple[StructureClass, ...]
     known_tumors: tuple[StructureClass, ...]
     classes: tuple[StructureClass, ...]
     stage: int
+    points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
     @property
     def tumors(self) -> tuple[StructureClass, ...]:
@@ -48,9 +54,23 @@ class Choice:
 
     @property
     def other_tumors(self) -> tuple[StructureClass, ...]:
-        """Tumors that compete for voxels, as one; none where no tumor was asked for."""
+        """Tumors that compete for voxels, as one; none where no tumor was asked for, and none that is not searched."""
         tumors = self.tumors
-        return tuple(one for one in self.known_tumors if tumors and one not in tumors)
+        return tuple(one for one in self.known_tumors if tumors and one not in tumors and self.point(one).searched)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why tumors that the weights know are not searched: what the card says, by name."""
+        others = (one for one in self.known_tumors if one not in self.classes)
+        return {one.name: self.point(one).reason for one in others if not self.point(one).searched}
+
+    def point(self, tumor: StructureClass) -> OperatingPoint:
+        """Give the operating point of a tumor."""
+        return self.points.get(tumor.name, OperatingPoint())
+
+    def thresholds(self, tumors: Sequence[StructureClass]) -> list[float]:
+        """Give above which probability each tumor is labelled."""
+        return [self.point(one).threshold for one in tumors]
 
     @property
     def tumor_search(self) -> str:
@@ -59,7 +79,23 @@ class Choice:
             return "searched"
         if self.stage == 1:
             return "not searched: these weights hold Stage 1 only"
+        if set(self.classes) == set(self.known_organs) and len(self.left_out) == len(self.known_tumors):
+            return "not searched: the card says of each tumor that too few lesions are found"
         return "not searched: no tumor is among the classes that were asked for"
+
+    def tiling(self, card: Card, overlap: float) -> Tiling:
+        """Say how a scan is cut for the weights of ``card``, and which fields there are."""
+        return Tiling(
+            size=card.window,
+            overlap=overlap,
+            hu_windows=card.hu_windows,
+            organs=[one.id - ORGANS[0].id for one in self.computed_organs],
+            tumors=[one.id - TUMORS[0].id for one in self.tumors],
+            other_organs=[one.id - ORGANS[0].id for one in self.other_organs],
+            other_tumors=[one.id - TUMORS[0].id for one in self.other_tumors],
+            tumor_thresholds=self.thresholds(self.tumors),
+            other_tumor_thresholds=self.thresholds(self.other_tumors),
+        )
 
     def only(self, classes: Collection[StructureClass]) -> "Choice":
         """Ask for these instead."""
@@ -76,17 +112,25 @@ class Choice:
         return np.take(kept, labels.T).T
 
 
+def everything(card: Card) -> Choice:
+    """Ask for all classes that weights know, tumors above 0.5, whatever the operating points on the card say."""
+    organs = tuple(organ for organ in ORGANS if organ.name in card.organs)
+    tumors = tuple(tumor for tumor in TUMORS if tumor.name in card.tumors)
+    return Choice(organs, tumors, organs + tumors, card.stage)
+
+
 def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
     """Read ``classes``, names or groups, or one comma-separated text; of a group, the classes that the card names.
+
+    Tumors that the card says are not to be searched are left out where nothing was asked for.
 
     Raises:
         InputError: nothing is called so, or the weights do not know it.
     """
-    organs = tuple(organ for organ in ORGANS if organ.name in card.organs)
-    tumors = tuple(tumor for tumor in TUMORS if tumor.name in card.tumors)
-    known = organs + tumors
+    choice = replace(everything(card), points=card.operating_points)
+    known = choice.classes
     if classes is None:
-        return Choice(organs, tumors, known, card.stage)
+        return choice.only([one for one in known if choice.point(one).searched])
     text = classes if isinstance(classes, str) else ",".join(classes)
     asked: set[StructureClass] = set()
     for part in [part for part in re.split("[,;]", text) if part.strip()] or [text]:
@@ -97,4 +141,4 @@ def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
                 mend=f"They know: {', '.join(one.name for one in known)}.",
             )
         asked |= found
-    return Choice(organs, tumors, tuple(one for one in known if one in asked), card.stage)
+    return choice.only(asked)

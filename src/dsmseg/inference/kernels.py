@@ -18,26 +18,26 @@ _LEVELS = np.float32(255)
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
-def add_sigmoid(first, last, logits, channels, weights, total, boxes, x, y, z):  # pragma: no cover
+def add_sigmoid(first, last, logits, channels, weights, bars, total, boxes, x, y, z):  # pragma: no cover
     """Add ``weights`` times the sigmoid of a window's ``logits`` (channel, x, y, z) to ``total`` (field, x, y, z).
 
     Channels ``channels[first:last]`` go to the fields of the same numbers, at the corner ``x, y, z`` of ``total``. The
-    ``boxes`` (field, 6) are widened to hold each voxel where a sigmoid is more than one half.
+    ``boxes`` (field, 6) are widened to hold each voxel where a logit is more than its field's of ``bars``.
     """
     length = logits.shape[3]
     for field in range(first, last):
-        box = boxes[field]
+        box, bar = boxes[field], bars[field]
         for i in range(logits.shape[1]):
             for j in range(logits.shape[2]):
                 row, weight, into = logits[channels[field], i, j], weights[i, j], total[field, x + i, y + j, z:]
                 over = 0
                 for k in range(length):
                     into[k] += weight[k] / (ONE + exp2(-row[k] * LOG2_E))
-                    over += row[k] > 0
+                    over += row[k] > bar
                 if over > 0:
                     _widen(box, x + i, y + j)
                     for k in range(length):
-                        if row[k] > 0:
+                        if row[k] > bar:
                             box[4], box[5] = min(box[4], z + k), max(box[5], z + k + 1)
 
 
@@ -56,31 +56,31 @@ def move_down(first, last, total, slices):  # pragma: no cover
 
 
 @compiled()
-def claim(first, last, sums, offset, steps, halves, within, bits, boxes):  # pragma: no cover
-    """Find where each field's ``sums`` exceed ``halves`` (x, y, z).
+def claim(first, last, sums, offset, steps, weights, thresholds, within, bits, boxes):  # pragma: no cover
+    """Find where each field's ``sums`` exceed its threshold's share of ``weights``.
 
     Args:
         first, last: bytes; each stands for eight fields.
         sums: flat; what belongs to field, x and y begins at ``offset`` and their ``steps``, and goes on along z.
-        halves: (x, y, z).
+        weights: (x, y, z). thresholds: (field,).
         within: (field, 6), the only boxes in which to look.
         bits: (byte, z, y, x), takes a bit for each of the first fields, as many as it has room for.
         boxes: (field, 6), are widened to hold what was found.
     """
     for field in range(8 * first, min(8 * last, len(boxes))):
         byte, bit = field // 8, np.uint8(128 >> (field % 8))
-        box, inside = boxes[field], within[field]
+        box, inside, threshold = boxes[field], within[field], thresholds[field]
         z, length = inside[4], inside[5] - inside[4]
         for i in range(inside[0], inside[1]):
             for j in range(inside[2], inside[3]):
                 begin = offset + field * steps[0] + i * steps[1] + j * steps[2] + z
-                row, half, over = sums[begin : begin + length], halves[i, j, z:], 0
+                row, weight, over = sums[begin : begin + length], weights[i, j, z:], 0
                 for k in range(length):
-                    over += row[k] > half[k]
+                    over += row[k] > threshold * weight[k]
                 if over > 0:
                     _widen(box, i, j)
                     for k in range(length):
-                        if row[k] > half[k]:
+                        if row[k] > threshold * weight[k]:
                             box[4], box[5] = min(box[4], z + k), max(box[5], z + k + 1)
                             if byte < len(bits):
                                 bits[byte, z + k, j, i] |= bit

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
 
 from dsmseg.inference.blending import Slab
+from dsmseg.inference.boxes import Box
 from dsmseg.inference.choosing import Choice
-from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments
+from dsmseg.inference.lesions import drop_weak
+from dsmseg.inference.postprocessing import Claims, confine_to_hosts, drop_fragments, far_from_hosts
 from dsmseg.inference.restoring import Interpolation, Restoring, restore_field, restore_labels
 from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Grid
@@ -27,7 +31,7 @@ class Layers:
     def __init__(self, choice: Choice, working: Grid, own: Grid) -> None:
         """Begin with empty layers on the grid ``own``, for slabs of the grid ``working``."""
         self._choice = choice
-        self._spacing_mm = working.spacing
+        self._spacing_mm, self._voxel_ml = working.spacing, own.voxel_volume_ml
         self._interpolation = Interpolation.between(working, own)
         self._restoring = Restoring(self._interpolation)
         self._claims = Claims(choice.computed_organs, working.shape[::-1])
@@ -49,12 +53,20 @@ class Layers:
         restore_field(slab.anomaly.backwards(0), interpolation, self.anomaly_levels[rows])
 
     def finish(self) -> None:
-        """Erase what anatomy speaks against."""
-        organs = self._choice.computed_organs
-        drop_fragments(self.organs, self._claims, organs, self._interpolation)
-        hosts = {organ.name: organ for organ in organs}
-        tumors = self._choice.tumors
+        """Erase what anatomy speaks against, then lesions that are below their class's operating point."""
+        drop_fragments(self.organs, self._claims, self._choice.computed_organs, self._interpolation)
+        hosts, tumors = self._hosts(), self._choice.tumors
         confine_to_hosts(self.tumors, tumors, hosts, self._claims, self._interpolation, self._spacing_mm)
+        if self.tumor_levels is not None:
+            points = {one.id: self._choice.point(one) for one in tumors}
+            drop_weak(self.tumors.T, self.tumor_levels.T, tumors, points, self._voxel_ml)
+
+    def far_from_hosts(self, tumor: StructureClass, box: Box) -> Bool[NDArray[np.bool_], "z y x"] | None:
+        """Mark where, in a box of the working grid, a tumor would be erased; None where its hosts are not known."""
+        return far_from_hosts(tumor, self._hosts(), self._claims, box, self._spacing_mm)
+
+    def _hosts(self) -> dict[str, StructureClass]:
+        return {organ.name: organ for organ in self._choice.computed_organs}
 
 
 def _ids(classes: Sequence[StructureClass], fields: int) -> list[int]:

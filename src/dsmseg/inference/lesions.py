@@ -1,6 +1,6 @@
 """Lesions: each connected tumor with its size, density, host, score, and what the scan's edge does to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -10,6 +10,7 @@ from jaxtyping import UInt8, UInt16
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dsmseg.checkpoint import OperatingPoint
 from dsmseg.inference.boxes import boxes_of
 from dsmseg.model.kernels import in_threads
 from dsmseg.taxonomy import ORGANS, StructureClass
@@ -58,6 +59,35 @@ class Lesion:
         for name in ("long_axis_mm", "short_axis_mm", "mean_hu", "sd_hu", "edge_mm"):
             row[name] = round(row[name], 2)
         return row
+
+
+def drop_weak(
+    tumor_labels: UInt8[NDArray[np.uint8], "x y z"],
+    levels: UInt8[NDArray[np.uint8], "x y z"],
+    tumors: Sequence[StructureClass],
+    points: Mapping[int, OperatingPoint],
+    voxel_ml: float,
+) -> None:
+    """Erase, in place, each lesion that is smaller than its class's least volume, or below its least mean score.
+
+    Args:
+        tumor_labels: ids of classes. levels: the probabilities of the labels in steps of 1/255.
+        tumors: the classes. points: of these, by id.
+        voxel_ml: volume of a voxel.
+    """
+    boxes = [place for place in _boxes(tumor_labels, tumors) if points[place[0].id].filters]
+
+    def drop(first: int, last: int) -> None:
+        for tumor, box in boxes[first:last]:
+            parts, point = _parts(tumor_labels, tumor, box), points[tumor.id]
+            inside = parts > 0
+            voxels = np.bincount(parts[inside])
+            scores = np.bincount(parts[inside], levels[box][inside]) / np.maximum(1, 255 * voxels)
+            dropped = (voxels * voxel_ml < point.least_volume_ml) | (scores < point.least_score)
+            dropped[0] = False
+            tumor_labels[box][dropped[parts]] = 0
+
+    in_threads(drop, len(boxes))
 
 
 def find_lesions(

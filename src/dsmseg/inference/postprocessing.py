@@ -47,7 +47,7 @@ class Claims:
 
         ``masks`` may hold more than the classes here, after them.
         """
-        boxes = masks.boxes(self._bits[:, start : start + masks.halves.shape[2]])
+        boxes = masks.boxes(self._bits[:, start : start + masks.weights.shape[2]])
         self._boxes = union([self._boxes, shifted(boxes[: len(self._boxes)], (0, 0, start))])
         return boxes
 
@@ -127,15 +127,32 @@ def confine_to_hosts(
         spacing_mm: of the working grid, x, y, z.
     """
     boxes = boxes_of(labels)
-    confined = [one for one in tumors if one.id in boxes and hosts.keys() >= set(one.hosts)]
+    confined = [one for one in tumors if one.id in boxes]
 
     def confine(first: int, last: int) -> None:
         for tumor in confined[first:last]:
             source = interpolation.source_of(boxes[tumor.id])
-            far = _farther_than_margin([hosts[name] for name in tumor.hosts], claims, source, spacing_mm[::-1])
-            erase(labels, tumor.id, far, source, interpolation, over=0.5, within=boxes[tumor.id])
+            far = far_from_hosts(tumor, hosts, claims, source, spacing_mm)
+            if far is not None:
+                erase(labels, tumor.id, far, source, interpolation, over=0.5, within=boxes[tumor.id])
 
     in_threads(confine, len(confined))
+
+
+def far_from_hosts(
+    tumor: StructureClass,
+    hosts: Mapping[str, StructureClass],
+    claims: Claims,
+    box: Box,
+    spacing_mm: Sequence[float],
+) -> Bool[NDArray[np.bool_], "z y x"] | None:
+    """Mark the voxels of a box (z, y, x) that are farther than 9 mm from a tumor's host organs.
+
+    None where the weights do not know every one of its hosts. Arguments are as for `confine_to_hosts`.
+    """
+    if not hosts.keys() >= set(tumor.hosts):
+        return None
+    return _farther_than_margin([hosts[name] for name in tumor.hosts], claims, box, spacing_mm[::-1])
 
 
 def _farther_than_margin(

@@ -148,12 +148,14 @@ def restore_labels(
     into: UInt8[NDArray[np.uint8], "tz ty tx"],
     scores: UInt8[NDArray[np.uint8], "tz ty tx"] | None = None,
 ) -> None:
-    """Give each target voxel the class that is most probable there, where that is more than 0.5.
+    """Give each target voxel the class that is most probable there, of those that are above their thresholds.
+
+    Where thresholds differ, it is the class that has come farthest from its threshold to 1, see `SoftMasks.relative`.
 
     Args:
         masks: one a class on the source grid. Of two equal ones, the first class wins.
         ids: the classes' label values.
-        boxes: where each class is more probable than 0.5 (x, y, z).
+        boxes: where each class is above its threshold (x, y, z).
         interpolation: from the source grid to the target grid.
         into: labels, all 0.
         scores: takes the probability of the label in steps of 1/255, where there is a label.
@@ -165,13 +167,16 @@ def restore_labels(
     ]
     if not found:
         return
+    stretches = np.ones(256, dtype=np.float32)
+    stretches[np.asarray(ids, dtype=np.int64)] = masks.stretches
 
     def label(slab: slice) -> None:
         best = np.full(into[slab].shape, 0.5, dtype=np.float32)
         for one in found:
             one.label(slab, into, best)
         if scores is not None:
-            scores[slab] = np.rint(best * 255).astype(np.uint8) * (into[slab] > 0)
+            probabilities = 1 - (1 - best) / stretches[into[slab]]
+            scores[slab] = np.rint(probabilities * 255).astype(np.uint8) * (into[slab] > 0)
 
     in_slabs(label, into.shape)
 
@@ -207,7 +212,10 @@ def erase(
 
 @dataclass(frozen=True, slots=True)
 class _ClassBox:
-    """A class inside of the only source and target boxes where it can exceed 0.5. Axes are z, y, x."""
+    """A class inside of the only source and target boxes where it can exceed its threshold. Axes are z, y, x.
+
+    field: relative probabilities, which exceed 0.5 where the class does its threshold.
+    """
 
     identity: int
     field: Float32[NDArray[np.float32], "z y x"]
@@ -229,7 +237,7 @@ class _ClassBox:
             source.append(around)
             target.append(reached)
             taps.append(axis.target(reached).within(around))
-        field = masks.backwards(number, (source[0], source[1], source[2])).numpy()
+        field = masks.relative(number, (source[0], source[1], source[2])).numpy()
         return cls(identity, field, *_numbers(taps[::-1]), tuple(target[::-1]))
 
     def label(

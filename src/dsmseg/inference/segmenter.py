@@ -18,8 +18,8 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from dsmseg import __version__, checkpoint
 from dsmseg.checkpoint import Card
 from dsmseg.errors import InputError
-from dsmseg.inference.blending import Progress, SlidingWindow, Tiling
-from dsmseg.inference.choosing import Choice, choose_classes
+from dsmseg.inference.blending import Progress, SlidingWindow
+from dsmseg.inference.choosing import DECIDES, Choice, choose_classes
 from dsmseg.inference.framing import Frame, frame_body
 from dsmseg.inference.layers import Layers
 from dsmseg.inference.lesions import find_lesions
@@ -28,7 +28,6 @@ from dsmseg.inference.prompting import WINDOWS_HEARD, Match, Prompts
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.inference.segmentation import Segmentation
 from dsmseg.inference.windows import DEFAULT_OVERLAP
-from dsmseg.taxonomy import ORGANS, TUMORS
 from dsmseg.volume import VOLUME_SUFFIXES, Volume, check_intensities, read_grid, read_scan
 from dsmseg.volume.body import TISSUE_HU
 
@@ -63,8 +62,8 @@ class Segmenter:
             card: says how scans are to be prepared, and which classes the network knows.
             device: auto, cpu or cuda.
             overlap: least share that neighboring windows have in common, 0 to 0.9.
-            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known, or
-                none but what ``prompts`` mean.
+            classes: names, aliases or groups ("kidneys") to restrict the result to; None keeps all that are known but
+                for tumors that the card says are not searched, or none but what ``prompts`` mean.
             prompts: free texts; the class of the query that fits each best is looked for too.
 
         Raises:
@@ -176,15 +175,7 @@ class Segmenter:
         return self._prompts.matches(heard, self.choice.known_organs + self.choice.known_tumors)
 
     def _window(self, frame: Frame, choice: Choice, progress: Progress | None) -> SlidingWindow:
-        tiling = Tiling(
-            size=self.card.window,
-            overlap=self._overlap,
-            hu_windows=self.card.hu_windows,
-            organs=[one.id - ORGANS[0].id for one in choice.computed_organs],
-            tumors=[one.id - TUMORS[0].id for one in choice.tumors],
-            other_organs=[one.id - ORGANS[0].id for one in choice.other_organs],
-            other_tumors=[one.id - TUMORS[0].id for one in choice.other_tumors],
-        )
+        tiling = choice.tiling(self.card, self._overlap)
         return SlidingWindow(self._network, frame.hu, frame.body, tiling, self._runtime, progress=progress)
 
     def settings(self) -> dict[str, Any]:
@@ -197,6 +188,9 @@ class Segmenter:
             "dtype": str(self._runtime.dtype).removeprefix("torch."),
             "overlap": self._overlap,
             "classes": [one.name for one in self.choice.classes],
+            "operating_points": {
+                name: point.model_dump(include=set(DECIDES)) for name, point in self.card.operating_points.items()
+            },
             "prompts": [] if self._prompts is None else list(self._prompts.texts),
         }
 
@@ -216,6 +210,7 @@ class Segmenter:
             "windows": windows,
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
             "tumors": choice.tumor_search,
+            "not_searched": choice.left_out,
         }
 
 

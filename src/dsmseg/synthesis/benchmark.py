@@ -2,7 +2,7 @@
 
 A folder for each data set, laid out as nnU-Net wants it (``dataset.json``, ``imagesTr``, ``labelsTr``, of all parts),
 with a record of each case in ``cases``. Beside them ``splits.csv`` says which case is for what, ``cases.jsonl`` what
-each body is, and ``benchmark.json`` the scale and the seed.
+each body is, ``truth`` holds all organs of every body for scoring alone, ``benchmark.json`` the scale and the seed.
 """
 
 import hashlib
@@ -27,13 +27,14 @@ from dsmseg.errors import InputError
 from dsmseg.files import write_atomically, write_json
 from dsmseg.synthesis.cases import CasePlan, make_case
 from dsmseg.synthesis.protocol import PlannedCase, Scale, plan_cases, protocol, sizes, split_rows, stages
+from dsmseg.synthesis.truth import FOLDER, truth_path, write_truth
 from dsmseg.taxonomy import by_id, find
 from dsmseg.volume import Volume, write_nifti
 
 FORMAT = 1
 SPLITS, CASES, _SETTINGS = "splits.csv", "cases.jsonl", "benchmark.json"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")
-_OF_A_CASE = re.compile(r"body_\d{4}(_0000)?\.(nii\.gz|json)")
+_OF_A_CASE = re.compile(r"body_\d{4}(_0000|\.organs)?\.(nii\.gz|json)")
 
 
 class Body(Protocol):
@@ -122,14 +123,15 @@ def _begin(output: Path, scale: str, seed: int) -> None:
 
 
 def _write_case(plan: PlannedCase, output: Path, make: Callable[[CasePlan], Body]) -> None:
-    """Make a case and write its labels, its image and then its record."""
+    """Make a case and write its labels, its organs, its image and then its record."""
     seed, body, labels = _make(plan, make)
-    label_path, image_path, record_path = paths = _paths(output, plan)
+    label_path, truth, image_path, record_path = paths = _paths(output, plan)
     for path in paths:  # of another plan: its image must not lie beside these labels for a moment
         path.unlink(missing_ok=True)
     volume = Volume.from_own(body.image, body.affine)
     names = {value: label.name for value, label in enumerate(plan.labels, start=1)}
     write_nifti(label_path, labels, volume, names=names)
+    organs = write_truth(truth, body, volume)
     write_nifti(image_path, body.image, volume)
     record = {
         "dataset": plan.dataset,
@@ -140,9 +142,12 @@ def _write_case(plan: PlannedCase, output: Path, make: Callable[[CasePlan], Body
         "spacing_mm": plan.spacing,
         "phase": plan.phase,
         "tumors": plan.tumors,
+        "variant": plan.variant,
+        "diameter_mm": plan.diameter_mm,
         "shape": body.image.shape,
         "image_sha256": _sha256(body.image),
         "labels_sha256": _sha256(labels),
+        "organs_sha256": _sha256(organs),
         "body": body.record,
     }
     write_json(record_path, record)
@@ -152,7 +157,15 @@ def _make(plan: PlannedCase, make: Callable[[CasePlan], Body]) -> tuple[int, Bod
     """Give the first of the plan's bodies that shows what its case is for, with its seed and labels."""
     for seed in plan.seeds:
         body = make(
-            CasePlan(seed=seed, coverage=plan.coverage, spacing=plan.spacing, phase=plan.phase, tumors=plan.tumors)
+            CasePlan(
+                seed=seed,
+                coverage=plan.coverage,
+                spacing=plan.spacing,
+                phase=plan.phase,
+                tumors=plan.tumors,
+                variant=plan.variant,
+                diameter_mm=plan.diameter_mm,
+            )
         )
         labels = draw_labels(body, plan)
         if labels.any() and all(body.mask(find(tumor).id).any() for tumor in plan.tumors):
@@ -180,11 +193,12 @@ def draw_labels(body: Body, plan: PlannedCase) -> UInt8[NDArray[np.uint8], "x y 
     return labels
 
 
-def _paths(output: Path, plan: PlannedCase) -> tuple[Path, Path, Path]:
-    """Give where a case's labels, image and record lie."""
+def _paths(output: Path, plan: PlannedCase) -> tuple[Path, Path, Path, Path]:
+    """Give where a case's labels, organs, image and record lie."""
     folder = output / plan.dataset
     return (
         folder / "labelsTr" / f"{plan.case}.nii.gz",
+        truth_path(output, plan.dataset, plan.case),
         folder / "imagesTr" / f"{plan.case}_0000.nii.gz",
         folder / "cases" / f"{plan.case}.json",
     )
@@ -198,7 +212,7 @@ def _is_written(output: Path, plan: PlannedCase) -> bool:
 def _remove_remains(output: Path, plans: Sequence[PlannedCase]) -> None:
     """Take away what a killed run was writing, and cases that an earlier protocol had planned."""
     wanted = {path for one in plans for path in _paths(output, one)}
-    names = {one.name for one in protocol().datasets}
+    names = {FOLDER, *(one.name for one in protocol().datasets)}
     for path in [*output.glob("*"), *output.glob("*/*"), *output.glob("*/*/*")]:
         parts = path.relative_to(output).parts
         ours = len(parts) == 1 or parts[0] in names
@@ -221,7 +235,7 @@ def _publish(output: Path, plans: Sequence[PlannedCase]) -> None:
             "file_ending": ".nii.gz",
         }
         write_json(output / one.name / "dataset.json", content)
-    records = [_read_json(_paths(output, one)[2]) for one in plans]
+    records = [_read_json(_paths(output, one)[-1]) for one in plans]
     lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
     write_atomically(output / CASES, lambda path: path.write_text(lines, encoding="utf-8"))
     rows = as_csv(split_rows(plans), stages())

@@ -21,7 +21,8 @@ from dsmseg.synthesis.phantom.patient import Patient, draw_patient, draw_pose
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.phantom.trunk import Trunk
 from dsmseg.synthesis.scanner import as_stored, draw_scanner, scan
-from dsmseg.synthesis.tumors.kinds import tumor_class
+from dsmseg.synthesis.tumors.checks import check_wishes
+from dsmseg.synthesis.tumors.kinds import named_variant, tumor_class
 from dsmseg.taxonomy import by_id
 
 # mm above the sacrum's upper end, in an adult of 172 cm: where a scan begins and ends.
@@ -45,7 +46,8 @@ class CasePlan:
     """What a case shall be.
 
     seed: decides the patient, the scan and the tumors. coverage: of COVERAGES. spacing: mm. phase: native, arterial or
-    venous; None: drawn. tumors: names of tumor classes to grow. artifacts: of the scanner. whole: a man who lacks
+    venous; None: drawn. tumors: names of tumor classes to grow. variant, diameter_mm: of these tumors, as
+    `dsmseg.synthesis.tumors.insert_tumor` takes them; None: drawn. artifacts: of the scanner. whole: a man who lacks
     nothing, so that every organ is there.
     """
 
@@ -54,6 +56,8 @@ class CasePlan:
     spacing: tuple[float, float, float] = (0.8, 0.8, 2.5)
     phase: str | None = None
     tumors: tuple[str, ...] = ()
+    variant: str | None = None
+    diameter_mm: float | None = None
     artifacts: tuple[str, ...] = ()
     whole: bool = False
 
@@ -88,7 +92,7 @@ def make_case(plan: CasePlan) -> Case:
     """Make a case. The same plan gives the same voxels on every machine.
 
     Raises:
-        InputError: the coverage, phase, a tumor or an artifact is unknown, or the spacing is none of a CT.
+        InputError: the coverage, phase, a tumor, its variant or an artifact is unknown, or the spacing is none of a CT.
     """
     _check(plan)
     patient = draw_patient(plan.seed, whole=plan.whole)
@@ -102,7 +106,8 @@ def make_case(plan: CasePlan) -> Case:
     affine[:3, 3] = frame.origin
     body = GrowingBody(*_draw(patient, plan.coverage, frame, pose, look), plan.spacing)
     for number, name in enumerate(plan.tumors):
-        body.grow(tumor_class(name), look.phase, plan.seed, "tumor", number)
+        kind = tumor_class(name)
+        body.grow(kind, look.phase, plan.seed, "tumor", number, variant=plan.variant, diameter_mm=plan.diameter_mm)
     if "metal" in plan.artifacts:
         scanner = replace(scanner, implant=_place_in_bone(body.structures, frame, random))
     hu = np.empty(frame.shape, np.int16)
@@ -127,8 +132,10 @@ def _check(plan: CasePlan) -> None:
         raise InputError(f"'{plan.coverage}' is no coverage", mend=f"There are: {', '.join(COVERAGES)}.")
     if plan.phase is not None and plan.phase not in PHASES:
         raise InputError(f"'{plan.phase}' is no contrast phase", mend=f"There are: {', '.join(PHASES)}.")
-    for name in plan.tumors:
-        tumor_class(name)
+    for kind in map(tumor_class, plan.tumors):
+        if plan.variant is not None:
+            named_variant(kind, plan.variant)
+    check_wishes(plan.phase, plan.diameter_mm)
     if len(plan.tumors) > MOST_TUMORS:
         raise InputError(f"{len(plan.tumors)} tumors are too many", mend=f"Ask for {MOST_TUMORS} or fewer.")
     if not all(0.3 <= step <= 12 for step in plan.spacing):

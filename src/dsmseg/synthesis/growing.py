@@ -38,8 +38,18 @@ class GrowingBody:
         """No tumor has grown yet."""
         self.lesions = np.zeros(self.structures.shape, np.uint8)
 
-    def grow(self, kind: StructureClass, phase: str, *key: int | str) -> None:
-        """Grow a tumor, or record why there is none. ``key`` decides all chance."""
+    def grow(
+        self,
+        kind: StructureClass,
+        phase: str,
+        *key: int | str,
+        variant: str | None = None,
+        diameter_mm: float | None = None,
+    ) -> None:
+        """Grow a tumor, or record why there is none. ``key`` decides all chance.
+
+        variant, diameter_mm: as `insert_tumor` takes them; None to draw them.
+        """
         host, where = self._choose_host(kind.hosts, key)
         if host is None:
             self.records.append({"kind": kind.name, "skipped": f"no {' or '.join(kind.hosts)} in the scan"})
@@ -49,8 +59,9 @@ class GrowingBody:
         seed = int(generator(*key, "tumor").integers(1 << 31))
         try:
             grown = insert_tumor(
-                self.image, host, self.spacing, kind.name, seed, phase=phase, neighbors=Neighbors(vessels, others)
-            )
+                self.image, host, self.spacing, kind.name, seed,
+                phase=phase, neighbors=Neighbors(vessels, others), diameter_mm=diameter_mm, variant=variant,
+            )  # fmt: skip
         except InputError as error:
             self.records.append({"kind": kind.name, "skipped": error.what})
             return

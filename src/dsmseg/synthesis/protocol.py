@@ -3,26 +3,34 @@
 Each is like a public data set: it annotates the same classes, merges the same sides, and takes the same part in
 training. What differs, and all numbers, is in ``protocol.toml``. The plan of a case follows from the benchmark's scale
 and seed, its data set and its number alone; no body is in two benchmarks, since another scale splits otherwise.
+
+Tumors are stratified: in every part the cases take the kind's variants in turn, and each variant the bins of diameter
+in turn, so that no part tests or trains on what the other never shows.
 """
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any, Literal, get_args
+
+from numpy.random import Generator
 
 from dsmseg.datasets.description import Description, Part, by_name
 from dsmseg.datasets.splits import Assignment
 from dsmseg.errors import InputError
 from dsmseg.synthesis.noise import generator, seed_of
+from dsmseg.synthesis.tumors.kinds import variants_of
 from dsmseg.taxonomy import find
 
 Scale = Literal["mini", "small", "full"]
 
 _PARTS: tuple[Part, ...] = get_args(Part)
+_OF_TABLE_1 = _PARTS[:3]  # the paper has no part for validation
 _BYTES_A_GB = 1 << 30
 
 
@@ -36,14 +44,17 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class VirtualSet:
-    """A virtual data set, see protocol.toml. like: the public one that it mirrors."""
+    """A virtual data set, see protocol.toml. like: the public one that it mirrors.
+
+    healthy: by part, every so many-th case grows no tumor; a part that is not there has none such.
+    """
 
     name: str
     like: Description
     coverage: tuple[str, ...]
     phases: tuple[str, ...]
     tumors: tuple[str, ...] = ()
-    tumor_share: float = 1.0
+    healthy: Mapping[Part, int] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -71,6 +82,7 @@ class Protocol:
     version: int
     tries: int
     supervised: float
+    diameters_mm: tuple[float, ...]
     datasets: tuple[VirtualSet, ...]
     scales: Mapping[str, Sizes] = field(repr=False)
 
@@ -85,7 +97,7 @@ class PlannedCase:
     """One case: its place in the benchmark, and what its body is to be.
 
     seeds: of the body; the second and later ones are for when the first does not show what the case is for. spacing:
-    mm. phase, coverage, tumors: as `dsmseg.synthesis.cases.CasePlan` says.
+    mm. phase, coverage, tumors, variant, diameter_mm: as `dsmseg.synthesis.cases.CasePlan` says.
     """
 
     dataset: str
@@ -97,6 +109,8 @@ class PlannedCase:
     spacing: tuple[float, float, float]
     phase: str
     tumors: tuple[str, ...]
+    variant: str | None
+    diameter_mm: float | None
     labels: tuple[Label, ...]
     version: int
 
@@ -113,7 +127,14 @@ def protocol() -> Protocol:
     content = tomllib.loads(files("dsmseg.synthesis").joinpath("protocol.toml").read_text(encoding="utf-8"))
     datasets = tuple(_virtual_set(entry) for entry in content["dataset"])
     scales = {name: _sizes(entry, datasets) for name, entry in content["scales"].items()}
-    return Protocol(content["version"], content["tries"], content["supervised"], datasets, scales)
+    return Protocol(
+        content["version"],
+        content["tries"],
+        content["supervised"],
+        tuple(content["diameters_mm"]),
+        datasets,
+        scales,
+    )
 
 
 def sizes(scale: str) -> Sizes:
@@ -136,9 +157,11 @@ def plan_cases(scale: str, seed: int) -> tuple[PlannedCase, ...]:
     """
     counts = sizes(scale).counts
     return tuple(
-        _plan(one, number, part, scale, seed)
+        _plan(one, number, _Place(part, index), scale, seed)
         for one in protocol().datasets
-        for number, part in enumerate((part for part in _PARTS for _ in range(counts[one.name][part])), start=1)
+        for number, (part, index) in enumerate(
+            ((part, index) for part in _PARTS for index in range(counts[one.name][part])), start=1
+        )
     )
 
 
@@ -154,26 +177,60 @@ def stages() -> dict[str, tuple[int, ...]]:
     return {one.name: one.like.table_1.stages for one in protocol().datasets}
 
 
-def _plan(one: VirtualSet, number: int, part: Part, scale: str, seed: int) -> PlannedCase:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a case stands: its part, and how many of that part come before it."""
+
+    part: Part
+    index: int
+
+    def among_grown(self, one: VirtualSet) -> int | None:
+        """Count the cases with tumors that come before it in its part; None where it grows none."""
+        every = one.healthy.get(self.part)
+        if not one.tumors or (every is not None and (self.index + 1) % every == 0):
+            return None
+        return self.index if every is None else self.index - self.index // every
+
+
+def _plan(one: VirtualSet, number: int, place: _Place, scale: str, seed: int) -> PlannedCase:
     key = ("benchmark", scale, seed, one.name, number)
     random, size = generator(*key, "plan"), sizes(scale)
     low, high = size.in_plane_mm
     in_plane = round(float(random.uniform(low, high)), 3)
     between = float(random.choice(size.slice_mm))
-    phase, grows = str(random.choice(one.phases)), bool(random.random() < one.tumor_share)
+    phase, grown = str(random.choice(one.phases)), place.among_grown(one)
+    variant, diameter = (None, None) if grown is None else _stratum(one.tumors[0], grown, random)
     return PlannedCase(
         dataset=one.name,
         case=f"body_{number:04d}",
-        part=part,
+        part=place.part,
         supervised=_supervised(number, size.counts[one.name]["inference"]),
         seeds=tuple(seed_of(generator(*key, "body", attempt)) for attempt in range(protocol().tries)),
         coverage=one.coverage[(number - 1) % len(one.coverage)],
         spacing=(in_plane, in_plane, between),
         phase=phase,
-        tumors=one.tumors if grows else (),
+        tumors=() if grown is None else one.tumors,
+        variant=variant,
+        diameter_mm=diameter,
         labels=one.labels,
         version=protocol().version,
     )
+
+
+def _stratum(tumor: str, grown: int, random: Generator) -> tuple[str, float]:
+    """Give the variant and the diameter in mm of a part's case with tumors, ``grown`` of which come before it."""
+    variants = variants_of(find(tumor))
+    number = grown % len(variants)
+    bins = diameter_bins(variants[number].diameter[2:])
+    low, high = bins[(grown // len(variants) + number) % len(bins)]  # neighbors in turn begin at other bins
+    return variants[number].name, round(low * (high / low) ** float(random.random()), 3)
+
+
+def diameter_bins(possible: Sequence[float]) -> list[tuple[float, float]]:
+    """Give what the protocol's bins of diameter (mm) share with the range that is possible, empty ones left out."""
+    low, high = possible
+    cut = [(max(start, low), min(end, high)) for start, end in pairwise(protocol().diameters_mm)]
+    return [(start, end) for start, end in cut if start < end]
 
 
 def _supervised(number: int, inference: int) -> str:
@@ -191,14 +248,15 @@ def _virtual_set(entry: Mapping[str, Any]) -> VirtualSet:
         coverage=tuple(entry["coverage"]),
         phases=tuple(entry["phases"]),
         tumors=tuple(entry.get("tumors", ())),
-        tumor_share=entry.get("tumor_share", 1.0),
+        healthy=entry.get("healthy", {}),
     )
 
 
 def _sizes(entry: Mapping[str, Any], datasets: Iterable[VirtualSet]) -> Sizes:
     low, high = entry["in_plane_mm"]
-    of_table_1 = {one.name: [getattr(one.like.table_1, part) for part in _PARTS] for one in datasets}
-    counts = {
-        name: dict(zip(_PARTS, numbers, strict=True)) for name, numbers in entry.get("counts", of_table_1).items()
+    of_table_1 = {one.name: [getattr(one.like.table_1, part) for part in _OF_TABLE_1] for one in datasets}
+    counts: dict[str, Mapping[Part, int]] = {
+        name: dict(zip(_PARTS, [*numbers, entry["validation"].get(name, 0)], strict=True))
+        for name, numbers in entry.get("counts", of_table_1).items()
     }
     return Sizes((low, high), tuple(entry["slice_mm"]), int(entry["memory_gb"] * _BYTES_A_GB), counts)

@@ -12,11 +12,12 @@ from torch import nn
 
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card
+from dsmseg.datasets import labelled
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench import Data, Plan, join, load_table, run, run_table
-from dsmseg.evaluation.bench import data as bench_data
 from dsmseg.evaluation.bench.pictures import Found, Shown, draw_side_by_side, reach_of
 from dsmseg.model import DSMOutput
+from dsmseg.synthesis.truth import truth_path
 from dsmseg.taxonomy import find
 from dsmseg.volume import Volume, write_nifti
 
@@ -42,9 +43,17 @@ class Bright(nn.Module):
         )  # fmt: skip
 
 
+def organs_around(ids, labels):
+    """Give the organ that a test's body has around its tumor: the liver, or a colon that no label tells of."""
+    organs = np.where(ids > 0, find("Liver").id, 0).astype(np.uint8)
+    if "Liver" not in labels:
+        organs[6:30, 6:30, 6:30] = find("Colon").id
+    return organs
+
+
 @pytest.fixture
 def data(tmp_path) -> Data:
-    """Two cases of each column of Table 5, whose tumors are bright; one liver has none."""
+    """Three cases of each column of Table 5 and one to choose by, whose tumors are bright; one liver has none."""
     rows = HEADER
     for name, (labels, part, stages) in SETS.items():
         folder = tmp_path / "benchmark" / name
@@ -52,7 +61,7 @@ def data(tmp_path) -> Data:
             (folder / sub).mkdir(parents=True)
         index = {"name": name, "channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
         (folder / "dataset.json").write_text(json.dumps(index))
-        for number in (1, 2, 3):
+        for number in (1, 2, 3, 4) if "Liver" in labels else (1, 2, 3):
             hu, ids = np.full((40, 40, 36), -1000, np.int16), np.zeros((40, 40, 36), np.uint8)
             hu[4:36, 4:36, 2:34] = 0
             if "Liver" in labels:
@@ -63,7 +72,11 @@ def data(tmp_path) -> Data:
             volume = Volume.from_own(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
             write_nifti(folder / "imagesTr" / f"body_{number:04d}_0000.nii.gz", hu, volume)
             write_nifti(folder / "labelsTr" / f"body_{number:04d}.nii.gz", ids, volume)
-            rows += f"{name},body_{number:04d},,{part},{part},,,{stages}\n"
+            truth = truth_path(tmp_path / "benchmark", name, f"body_{number:04d}")
+            truth.parent.mkdir(parents=True, exist_ok=True)
+            write_nifti(truth, organs_around(ids, labels), volume)
+            place = "validation" if number == 4 else part
+            rows += f"{name},body_{number:04d},,{place},{place},,,{stages}\n"
     (tmp_path / "splits.csv").write_text(rows)
     return Data("mini", tmp_path / "benchmark", tmp_path / "store", tmp_path / "splits.csv")
 
@@ -92,7 +105,7 @@ def trained(monkeypatch, tmp_path):
     monkeypatch.setattr(run.Trainings, "weights", place)
     monkeypatch.setattr(run.Trainings, "check", lambda self, training, seed, unseen: None)
     monkeypatch.setattr(Data, "version", lambda self: {"protocol": 1})
-    monkeypatch.setattr(run.checkpoint, "network", lambda loaded: Bright().eval())
+    monkeypatch.setattr(checkpoint, "network", lambda loaded: Bright().eval())
     return card, trainings
 
 
@@ -108,7 +121,7 @@ def test_each_case_is_scored_in_each_region_and_the_table_shows_ours_beside_the_
     summary = run_table(a_plan(data, tmp_path, seeds=2), quiet)
     assert trained[1] == [(name, seed) for seed in (0, 1) for name in ("without_clip", "full")]
     lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 2 * 6
+    assert len(lines) == 2 * 2 * (6 + 1)  # operating points of each weights, too
     full = next(row for row in summary["rows"] if row["row"] == "full")
     liver, colon = full["columns"]
     assert (liver["cases"], colon["cases"]) == (2, 3)  # one liver shows no tumor
@@ -116,12 +129,19 @@ def test_each_case_is_scored_in_each_region_and_the_table_shows_ours_beside_the_
     assert liver["ours"]["auroc"]["mean"] > 0.999
     assert set(liver["ours"]["dsc"]["seeds"]) == {"0", "1"}
     assert liver["ours"]["host_auroc"]["n"] == 2
-    assert colon["ours"]["host_auroc"]["n"] == 0  # nobody drew the colon
+    assert colon["ours"]["host_auroc"]["n"] == 3  # no label map holds the colon, but the truth does
+    assert liver["ours"]["sensitivity"]["mean"] == colon["ours"]["sensitivity"]["mean"] == 1
+    assert "above_reference" not in liver["ours"]["auroc"]
+    others = next(row for row in summary["rows"] if row["row"] == "without_clip")["columns"]
+    assert others[0]["ours"]["auroc"]["above_reference"] == {"value": 0, "low": 0, "high": 0}
     assert colon["answered_by"] == ["any tumor"]
     assert liver["paper"]["dsc"] == (82.73, 0.24)
     page = (tmp_path / "out" / "table5.md").read_text()
-    assert page.count("*82.73±0.24*") == 1
-    assert page.splitlines()[2].count("AUROC") == 2
+    assert page.count("82.73±0.24") == 1
+    assert page.splitlines()[2].startswith(
+        "| Liver Tumor, seen (2 cases) | AUROC near the host↑ | AUROC in the body↑ |"
+    )
+    assert "+0.0 (+0.0 to +0.0), not told apart" in page
     assert (tmp_path / "out" / "table5.png").read_text() == "without CLIP all four: DSM"
 
 
@@ -184,6 +204,53 @@ def test_stopped_anywhere_it_goes_on_to_the_same_table(data, trained, tmp_path, 
     assert len(scored) == 12 + 2
 
 
+def test_rows_that_need_no_training_are_scored_beside_the_others_and_alone(data, trained, tmp_path):
+    summary = run_table(a_plan(data, tmp_path, rows=("host_mask", "host_deviation")), quiet)
+    assert trained[1] == []
+    mask, deviation = summary["rows"][:2]
+    assert [row["row"] for row in (mask, deviation)] == ["host_mask", "host_deviation"]
+    for column in range(2):
+        flat, unlike = (row["columns"][column]["ours"] for row in (mask, deviation))
+        assert flat["auroc"]["mean"] > 0.8  # any voxel of the organ, wherever the tumor is
+        assert unlike["host_auroc"]["mean"] > flat["host_auroc"]["mean"]
+        assert unlike["sensitivity"]["mean"] == 1
+        assert flat["sensitivity"]["mean"] == 0  # a whole organ shows no tumor
+    with_full = run_table(a_plan(data, tmp_path, rows=("host_mask", "full"), seeds=2), quiet)
+    assert set(with_full["rows"][0]["columns"][0]["ours"]["auroc"]["seeds"]) == {"0", "1"}
+
+
+def test_masks_are_cut_at_the_operating_point_of_the_card_or_else_at_one_chosen_on_validation_scans(
+    data, trained, tmp_path
+):
+    card, _ = trained
+    high = {"threshold": 0.99995, "sensitivity": 0.5, "false_lesions": 0.0, "cases": 1, "lesions": 1}
+    run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    card["operating_points"] = {"Liver Tumor": high}
+    summary = run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
+    liver, colon = summary["rows"][-1]["columns"]
+    assert liver["ours"]["dsc"]["mean"] == 0  # nothing is so certain
+    assert liver["ours"]["sensitivity"]["mean"] == 1  # that is told at every threshold
+    assert colon["ours"]["dsc"]["mean"] > 0.9
+
+
+def test_no_scan_that_is_tested_chooses_an_operating_point(data):
+    tested = {(one.dataset, one.files.id) for several in data.cases(load_table("table5")).values() for one in several}
+    chosen = {(one.dataset, one.files.id) for one in data.validation()}
+    assert chosen == {("virtual_lits", "body_0004")}
+    assert not chosen & tested
+
+
+def test_where_no_scan_is_held_out_those_of_training_choose(data):
+    text = data.splits.read_text()
+    data.splits.write_text(text.replace("validation,validation", "training,training"))
+    assert [one.files.id for one in data.validation()] == ["body_0004"]
+    data.splits.write_text(text.replace("validation,validation", "testing,testing"))
+    with pytest.raises(InputError, match="no case for validation, and none to train on"):
+        data.validation()
+
+
 def test_other_weights_are_scored_anew(data, trained, tmp_path, monkeypatch):
     run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
     for path in tmp_path.glob("*.safetensors"):
@@ -194,7 +261,7 @@ def test_other_weights_are_scored_anew(data, trained, tmp_path, monkeypatch):
     assert summary["rows"][-1]["columns"][0]["ours"]["dsc"]["mean"] == 0.25  # of the new ones alone
     lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert len({line["weights"] for line in lines}) == 2
-    assert len(lines) == 12
+    assert len(lines) == 2 * (6 + 1)
 
 
 def test_weights_that_saw_an_unseen_kind_are_refused(data, trained, tmp_path):
@@ -223,7 +290,7 @@ def test_a_case_that_was_made_anew_is_scored_anew(data, trained, tmp_path):
     path = data.folder / "virtual_lits" / "labelsTr" / "body_0001.nii.gz"
     os.utime(path, (1, 1))
     run_table(a_plan(data, tmp_path, rows=("full",)), quiet)
-    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 6 + 1
+    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == (6 + 1) + 1
 
 
 def test_a_setting_that_an_older_version_did_not_have_had_the_value_of_its_default(data, trained, tmp_path):
@@ -262,8 +329,8 @@ def test_sides_are_parted_at_the_middle_that_preparing_finds(data):
     (reference, *_) = next(iter(data.cases(load_table("table5")).values()))
     image = reference.load().image
     fine = Volume.from_own(np.kron(image.array, np.ones((2, 1, 1), np.float32)), image.affine @ np.diag([0.5, 1, 1, 1]))
-    assert bench_data._middle(image) == pytest.approx(19.5)  # the body is in columns 4 to 35
-    assert bench_data._middle(fine) == pytest.approx(39.5, abs=1)
+    assert labelled._middle(image) == pytest.approx(19.5)  # the body is in columns 4 to 35
+    assert labelled._middle(fine) == pytest.approx(39.5, abs=1)
 
 
 def test_seeds_that_were_run_apart_join_to_the_table_of_all(data, trained, tmp_path):

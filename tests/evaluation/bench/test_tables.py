@@ -23,6 +23,7 @@ BENCH = Path(__file__).parents[3] / "src" / "dsmseg" / "evaluation" / "bench"
 def test_every_figure_of_the_paper_is_there(name):
     table = load_table(name)
     figures = [pair for row in table.rows for column in row.paper for pair in column]
+    assert [row.key for row in table.built()][:2] == ["host_mask", "host_deviation"]
     assert len(figures) == {"table2": 132, "table3": 45, "table4": 60, "table5": 36}[name]
     assert all(0 < mean < 100 and 0 < error < 10 for mean, error in figures)
     for column in table.columns:
@@ -52,7 +53,7 @@ def test_a_row_that_is_not_built_cannot_be_asked_for():
 
 
 def test_rows_that_differ_in_stage_2_alone_share_their_stage_1():
-    runs = {row.key: run_of(row, load_table("table5")) for row in load_table("table5").built()}
+    runs = {row.key: run_of(row, load_table("table5")) for row in load_table("table5").built() if row.free is None}
     starts = {key: run.start.name for key, run in runs.items()}
     assert starts == {
         "without_all": "stage_1_without_kmm",
@@ -86,6 +87,8 @@ def check(made, run, unseen) -> None:
 def test_the_recipe_of_every_run_is_one(name, scale, both, tmp_path, opened):
     table = load_table(name)
     for row in table.built():
+        if row.free is not None:  # nothing is trained for it
+            continue
         for run in run_of(row, table).order():
             recipe = trainings(scale, tmp_path).of(run, 3)
             assert (recipe.name, recipe.seed) == (run.name, 3)

@@ -1,23 +1,29 @@
-"""A table as numbers and as a page: ours beside the paper's own."""
+"""A table as numbers: means, intervals over cases and seeds, and differences to DSM."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsmseg.errors import InputError
+from dsmseg.evaluation.bench.detection import Detection
+from dsmseg.evaluation.bench.intervals import Draws, Interval, means_by_seed, sensitivities_by_seed
 from dsmseg.evaluation.bench.tables import FIGURES, Column, Table
 from dsmseg.evaluation.summaries import Summary
-from dsmseg.files import write_atomically
-from dsmseg.model import PRESETS
 
-_HEADS = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑"}
+REFERENCE = "full"
+"""The row that others are compared with: DSM."""
+
+SENSITIVITY = "sensitivity"
+"""Share of lesions found at one false lesion a scan: a figure of all cases of a column together."""
+
 _MORE = ("host_auroc", "host_fpr95", "anomaly_auroc", "anomaly_fpr95", "anomaly_host_auroc", "anomaly_host_fpr95")
-_ALIKE = ("scale", "recipe", "preset", "lengths", "settings", "unseen")  # what summaries that are joined have in common
+_NAMES = (*FIGURES, *_MORE, SENSITIVITY)
+# What summaries that are joined have in common.
+_ALIKE = ("scale", "recipe", "preset", "lengths", "settings", "unseen", "masks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Scored:
     """One case of one column, as one training of one row scored it.
 
     column: its title. figures: means over the classes that the case shows; empty where it shows none. answered_by: what
-    answered for each class.
+    answered for each class. detection: of the column's tumor, if it is of one. voxels: of the largest class.
     """
 
     row: str
@@ -34,6 +40,8 @@ class Scored:
     case: str
     figures: dict[str, float]
     answered_by: tuple[str, ...]
+    detection: Detection | None = None
+    voxels: int = 0
 
     @classmethod
     def of(cls, row: str, column: Column, seed: int, case: str, classes: Sequence[dict[str, Any]]) -> "Scored":
@@ -43,37 +51,99 @@ class Scored:
             values = [one[name] for one in classes if one.get(name) is not None]
             if values:
                 figures[name] = float(np.mean(values))
-        return cls(row, column.title, seed, case, figures, tuple(sorted({str(one["answered_by"]) for one in classes})))
+        found = [Detection(**one["detection"]) for one in classes if "detection" in one]
+        answers = tuple(sorted({str(one["answered_by"]) for one in classes}))
+        largest = max((one["voxels"] for one in classes), default=0)
+        return cls(row, column.title, seed, case, figures, answers, found[0] if len(found) == 1 else None, largest)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Scored":
+        """Take one from the JSON of a summary."""
+        found = content.get("detection")
+        return cls(
+            **{**content, "answered_by": tuple(content["answered_by"]), "detection": found and Detection(**found)}
+        )
 
 
 def summarize(table: Table, scored: Iterable[Scored]) -> dict[str, Any]:
     """Sum up what was scored.
 
-    A case's figure is the mean over seeds; mean and standard error are over cases, as the paper has them. ``seeds``
-    holds the mean over cases of each seed, and so shows what chance in training makes. ``cases`` holds what all that
-    is made from.
+    A case's figure is the mean over seeds; mean and standard error are over cases, as the paper has them. low and high
+    are the 95 % interval over cases and seeds (`dsmseg.evaluation.bench.intervals`), and ``above_reference`` the same
+    of the difference to DSM. ``seeds`` holds the mean over cases of each seed. ``cases`` holds what all that is made
+    from.
     """
     several = list(scored)
-    by_place: dict[tuple[str, str], list[Scored]] = defaultdict(list)
-    for one in several:
-        by_place[one.row, one.column].append(one)
-    content = []
-    for row in table.rows:
-        columns = []
-        for place, column in enumerate(table.columns):
-            found = by_place.get((row.key, column.title), []) if row.method is not None else []
-            columns.append(
+    content: list[dict[str, Any]] = [
+        {"title": row.title, "row": row.key if row.is_built else None, "columns": []} for row in table.rows
+    ]
+    for place, column in enumerate(table.columns):
+        found = _Figures.of([one for one in several if one.column == column.title])
+        for row, entry in zip(table.rows, content, strict=True):
+            ones = found.scored[row.key] if row.is_built else []
+            entry["columns"].append(
                 {
                     "title": column.title,
                     "seen": column.seen,
-                    "cases": len({one.case for one in found if one.figures}),
-                    "ours": {name: _figure(found, name) for name in (*FIGURES, *_MORE)},
-                    "answered_by": sorted({answer for one in found for answer in one.answered_by}),
+                    "cases": len({one.case for one in ones if one.figures}),
+                    "ours": {name: found.figure(row.key if row.is_built else "", name) for name in _NAMES},
+                    "answered_by": sorted({answer for one in ones for answer in one.answered_by}),
                     "paper": dict(zip(FIGURES, row.paper[place], strict=True)) if row.paper else None,
                 }
             )
-        content.append({"title": row.title, "row": row.key if row.method else None, "columns": columns})
     return {"table": table.name, "caption": table.caption, "rows": content, "cases": [asdict(one) for one in several]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """All that was scored of one column, by row, and the draws that its intervals share."""
+
+    scored: Mapping[str, list[Scored]]
+    seeds: tuple[int, ...]
+    cases: tuple[str, ...]
+    draws: Draws
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored]) -> "_Figures":
+        by_row: dict[str, list[Scored]] = defaultdict(list)
+        for one in scored:
+            by_row[one.row].append(one)
+        seeds, cases = sorted({one.seed for one in scored}), sorted({one.case for one in scored})
+        return cls(by_row, tuple(seeds), tuple(cases), Draws.of(max(1, len(cases)), max(1, len(seeds))))
+
+    def figure(self, row: str, name: str) -> dict[str, Any]:
+        """Give a row's figure, by its name; counts and None alone where nothing was scored."""
+        ones = self.scored.get(row, [])
+        by_case: dict[str, list[float]] = defaultdict(list)
+        for one in ones:
+            if (value := one.figures.get(name)) is not None:
+                by_case[one.case].append(value)
+        if name == SENSITIVITY:
+            by_case = {one.case: [] for one in ones if one.detection is not None and one.detection.diameters_mm}
+        if not by_case:
+            return {"n": 0, "mean": None, "se": None, "low": None, "high": None, "seeds": {}}
+        drawn = self._by_seed(row, name)
+        own = Interval.of(self.draws.over_seeds(drawn), len(by_case))
+        summary = Summary.of([float(np.mean(values)) for values in by_case.values() if values])
+        more = {}
+        if row != REFERENCE and self.scored.get(REFERENCE):
+            other = self._by_seed(REFERENCE, name)
+            above = Interval.of(self.draws.over_seeds(drawn - other), len(by_case))
+            more = {"above_reference": asdict(above)} if above.value is not None else {}
+        seeds = {
+            str(seed): float(value) for seed, value in zip(self.seeds, drawn[0], strict=True) if np.isfinite(value)
+        }
+        told = {"n": len(by_case), "mean": own.value if name == SENSITIVITY else summary.mean, "se": summary.se}
+        return told | {"low": own.low, "high": own.high, "seeds": seeds} | more
+
+    def _by_seed(self, row: str, name: str) -> Any:
+        """Give a figure of each draw of cases, seed by seed."""
+        at = {(one.seed, one.case): one for one in self.scored[row]}
+        grid = [[at.get((seed, case)) for case in self.cases] for seed in self.seeds]
+        if name == SENSITIVITY:
+            return sensitivities_by_seed([[one and one.detection for one in of_seed] for of_seed in grid], self.draws)
+        values = [[np.nan if one is None else one.figures.get(name, np.nan) for one in of_seed] for of_seed in grid]
+        return means_by_seed(np.array(values, np.float64), self.draws)
 
 
 def join(table: Table, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -84,87 +154,14 @@ def join(table: Table, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     made = [one["made_by"] for one in summaries]
     for name in _ALIKE:
-        if len({json.dumps(one[name]) for one in made}) > 1:
+        if len({json.dumps(one.get(name)) for one in made}) > 1:
             raise InputError(f"the tables were made with different '{name}'", mend="Join those of one recipe.")
     if others := {one["table"] for one in summaries} - {table.name}:
         raise InputError(f"{min(others)} is not {table.name}", mend="Join summaries of one table.")
-    scored = [
-        Scored(**(case | {"answered_by": tuple(case["answered_by"])})) for one in summaries for case in one["cases"]
-    ]
+    scored = [Scored.read(case) for one in summaries for case in one["cases"]]
     places = Counter((one.row, one.column, one.seed, one.case) for one in scored)
     if twice := [place for place, count in places.items() if count > 1]:
         row, column, seed, case = twice[0]
         raise InputError(f"{row}, seed {seed}: {column} of {case} is there twice", mend="Leave one of them out.")
     seeds = len({one.seed for one in scored})
     return summarize(table, scored) | {"made_by": made[0] | {"seeds": seeds}, "parts": made}
-
-
-def _figure(scored: Sequence[Scored], name: str) -> dict[str, Any]:
-    by_case: dict[str, list[float]] = defaultdict(list)
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for one in scored:
-        if (value := one.figures.get(name)) is not None:
-            by_case[one.case].append(value)
-            by_seed[one.seed].append(value)
-    summary = Summary.of([float(np.mean(values)) for values in by_case.values()])
-    return {
-        "n": summary.n,
-        "mean": summary.mean,
-        "se": summary.se,
-        "seeds": {str(seed): float(np.mean(values)) for seed, values in sorted(by_seed.items())},
-    }
-
-
-def as_markdown(table: Table, summary: dict[str, Any]) -> str:
-    """Give a table in the paper's layout, each of our figures above the paper's."""
-    heads = [f"{column.title} {_HEADS[name]}" for column in table.columns for name in FIGURES]
-    lines = [_line(["method", *heads]), _line(["---"] * (1 + len(heads)))]
-    for row in summary["rows"]:
-        if row["row"] is not None:
-            lines.append(_line([row["title"], *(_ours(column, name) for column in row["columns"] for name in FIGURES)]))
-        if any(column["paper"] for column in row["columns"]):
-            own = [_papers(column, name) for column in row["columns"] for name in FIGURES]
-            lines.append(_line([f"*{row['title']}, the paper's*", *own]))
-    return "\n".join(lines)
-
-
-def write_page(path: Path, table: Table, summary: dict[str, Any]) -> None:
-    """Write the page of a table: `as_markdown`, and what made it."""
-    made = summary["made_by"]
-    lines = [
-        f"# Table {table.name.removeprefix('table')}: {table.caption}",
-        "",
-        as_markdown(table, summary),
-        "",
-        "Mean ± standard error over cases in %, each case's figure a mean over seeds. AUROC and FPR₉₅ are over the "
-        "voxels of the body. The paper's figures are of real scans.",
-        "",
-        f"Recipe {made['recipe']}, preset {made['preset']}, stages of {' and '.join(made['lengths'])}"
-        f"{', ' + ', '.join(made['settings']) if made['settings'] else ''}."
-        + (
-            " The backbone of all rows is a convolutional U-Net."
-            if PRESETS[made["preset"]].backbone == "conv_unet"
-            else ""
-        ),
-        "",
-        f"dsmseg {made['dsmseg']} ({made['commit']}), torch {made['torch']}, scale {made['scale']}, "
-        f"{made['seeds']} seeds, {made['cores']} cores ({made['processor']}), {made['gpu'] or 'no GPU'}.",
-    ]
-    text = "\n".join(lines) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _ours(column: dict[str, Any], name: str) -> str:
-    figure = column["ours"][name]
-    return Summary(figure["n"], figure["mean"], figure["se"]).text()
-
-
-def _papers(column: dict[str, Any], name: str) -> str:
-    if not column["paper"]:
-        return ""
-    mean, error = column["paper"][name]
-    return f"*{mean:.2f}±{error:.2f}*"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -13,24 +13,27 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from dsmseg import __version__, checkpoint, resources
+from dsmseg import __version__, resources
+from dsmseg.checkpoint import OperatingPoint
 from dsmseg.datasets.prepare import alone
 from dsmseg.datasets.verify import Progress
 from dsmseg.errors import InputError
+from dsmseg.evaluation.bench.contenders import Contender, Points, identity_of
 from dsmseg.evaluation.bench.data import Data, Reference
-from dsmseg.evaluation.bench.layout import Scored, summarize, write_page
+from dsmseg.evaluation.bench.layout import Scored, summarize
+from dsmseg.evaluation.bench.page import write_page
 from dsmseg.evaluation.bench.pictures import Found, Shown, draw_side_by_side, reach_of
+from dsmseg.evaluation.bench.score_file import ScoreFile
 from dsmseg.evaluation.bench.scoring import found_mask, score_case
 from dsmseg.evaluation.bench.tables import Column, Row, Table
 from dsmseg.evaluation.bench.training_runs import Trainings, run_of, what_is_learned
-from dsmseg.files import write_atomically, write_json
-from dsmseg.inference import UNSEEN, UnseenRule, processor, soft_maps
+from dsmseg.files import write_json
+from dsmseg.inference import UNSEEN, UnseenRule, processor
+from dsmseg.taxonomy import find
 from dsmseg.training.recipe import Recipe
 
-_Place = tuple[Column, Reference, dict[str, Any]]
-
 _SCORES, _SETTINGS = "scores.jsonl", "bench.json"
-_VERSION = 1  # of what a row of scores means; rows of another one are scored anew
+_VERSION = 2  # of what a row of scores means; rows of another one are scored anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,111 +79,143 @@ def run_table(plan: Plan, progress: Progress) -> dict[str, Any]:
         trainings = Trainings(plan.recipe or path, plan.settings, plan.data, plan.directory)
         recipe = trainings.whole_recipe()
         rows, cases = plan.table.built(plan.rows), plan.data.cases(plan.table)
-        unseen = sorted({name for one in plan.table.columns if not one.seen for name in one.classes})
         plan.directory.mkdir(parents=True, exist_ok=True)
         with alone(plan.directory):
             _keep_to(plan, recipe)
-            needed = {one.name: one for row in rows for one in run_of(row, plan.table).order()}
+            trained = [row for row in rows if row.free is None]
+            needed = {one.name: one for row in trained for one in run_of(row, plan.table).order()}
             for seed in plan.all_seeds:
                 for one in needed.values():
-                    trainings.check(one, seed, unseen)
-            return _run(plan, rows, cases, trainings, unseen, progress)
+                    trainings.check(one, seed, plan.table.unseen)
+            return _run(_Bench(plan, cases, trainings, progress), rows)
 
 
-def _run(
-    plan: Plan,
-    rows: Sequence[Row],
-    cases: Mapping[Column, Sequence[Reference]],
-    trainings: Trainings,
-    unseen: Sequence[str],
-    progress: Progress,
-) -> dict[str, Any]:
-    scores = _Scores(plan.directory / _SCORES)
-    places = [
-        (column, one, _identity(column, one, plan.unseen)) for column, several in cases.items() for one in several
-    ]
-    current: dict[tuple[str, int], str] = {}  # the weights of each row and seed
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A case of a column. identity: all that decides its scores but who is scored."""
+
+    column: Column
+    reference: Reference
+    identity: dict[str, Any]
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Column and case, as `Scored` names them."""
+        return self.column.title, self.reference.files.id
+
+
+class _Bench:
+    """One table being run."""
+
+    def __init__(
+        self, plan: Plan, cases: Mapping[Column, Sequence[Reference]], trainings: Trainings, progress: Progress
+    ) -> None:
+        self.plan, self.trainings, self.progress = plan, trainings, progress
+        self.scores = ScoreFile(plan.directory / _SCORES)
+        self.places = [
+            _Place(column, one, _identity(column, one, plan.unseen))
+            for column, several in cases.items()
+            for one in several
+        ]
+        self.validation = plan.data.validation()
+        names = dict.fromkeys(name for column in cases for name in column.classes)
+        self.classes = [find(name) for name in names]
+        self.unseen = plan.table.unseen
+        self.scored: list[Scored] = []
+
+    def contender(self, row: Row, seed: int) -> Contender:
+        """Train a row as far as that is not done."""
+        if row.free is not None:
+            return Contender.untrained(row, row.free)
+
+        def report(entry: dict[str, float], steps: int) -> None:
+            stage, step = int(entry["stage"]), int(entry["step"])
+            self.progress(f"{row.title}, seed {seed}: Stage {stage}, step {step} of {steps}", step, steps)
+
+        weights = self.trainings.train(run_of(row, self.plan.table), seed, report)
+        return Contender.trained(row, weights, self.plan.unseen, self.unseen)
+
+    def points(self, one: Contender) -> Points:
+        """Give the operating points of who is scored."""
+        key = {"version": _VERSION, "unseen": self.plan.unseen}
+        return one.points(self.classes, self.validation, self.scores, key)
+
+    def score(self, one: Contender, seed: int) -> None:
+        """Score what is missing of a row and seed."""
+        points = self.points(one)
+        all_ = [(place, _of(place, one, points)) for place in self.places]
+        missing = [(place, identity) for place, identity in all_ if not self.scores.has(identity)]
+        for done, (place, identity) in enumerate(missing, start=1):
+            self.scores.add(identity, score_case(one.method, place.reference, place.column, points))
+            told = f"{one.row.title}, seed {seed}: scored {place.reference.dataset} {place.reference.files.id}"
+            self.progress(told, done, len(missing))
+        for place, identity in all_:
+            rows = self.scores.get(identity) or []
+            self.scored.append(Scored.of(one.row.key, place.column, seed, place.reference.files.id, rows))
+
+    def draw(self, contenders: Sequence[Contender]) -> None:
+        """Draw the largest tumor of each column as each row found it, if that was not drawn yet of these weights."""
+        largest = [
+            max((place for place in self.places if place.column is column), key=self._size)
+            for column in self.plan.table.columns
+            if column.classes
+        ]
+        path = self.plan.directory / f"{self.plan.table.name}.png"
+        drawn = {
+            "weights": [one.weights for one in contenders],
+            "cases": [place.identity for place in largest],
+        }
+        record = path.with_suffix(".drawn.json")
+        if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8")) == drawn:
+            return
+        shown = []
+        for done, place in enumerate(largest):
+            self.progress(f"Drawing {place.column.title}", done, len(largest))
+            shown.append(self._shown(place, contenders))
+        if shown:
+            try:
+                draw_side_by_side(path, shown)
+            except InputError as error:  # matplotlib is an extra: the table does not wait for it
+                self.progress(str(error), len(largest), len(largest))
+                return
+            write_json(record, drawn)
+
+    def _size(self, place: _Place) -> int:
+        """Give the voxels of a case's tumor, as the first that scored it counted them."""
+        return max((one.voxels for one in self.scored if (one.column, one.case) == place.name), default=0)
+
+    def _shown(self, place: _Place, contenders: Sequence[Contender]) -> Shown:
+        case = place.reference.load()
+        tumor, reference = next(iter(case.classes(place.column)))
+        found = {}
+        for one in contenders:
+            scores = one.method(case, [tumor]).scores.get(tumor.name)
+            if scores is not None:
+                point = self.points(one).get(tumor.name, OperatingPoint())
+                mask = found_mask(scores, case.body, point, case.image.grid.voxel_volume_ml)
+                found[one.row.title] = Found(mask, reach_of(scores, reference, case.body))
+        return Shown(place.column.title, case.image, tumor, reference, found)
+
+
+def _run(bench: _Bench, rows: Sequence[Row]) -> dict[str, Any]:
+    plan, whole = bench.plan, bench.trainings.whole_recipe()
     summary: dict[str, Any] = {}
-    whole = trainings.whole_recipe()
+    first: list[Contender] = []
     for seed in plan.all_seeds:
         for row in rows:
-
-            def report(entry: dict[str, float], steps: int, title: str = f"{row.title}, seed {seed}") -> None:
-                stage, step = int(entry["stage"]), int(entry["step"])
-                progress(f"{title}: Stage {stage}, step {step} of {steps}", step, steps)
-
-            weights = trainings.train(run_of(row, plan.table), seed, report)
-            loaded = checkpoint.load(weights)
-            _refuse_leaks(weights, (*loaded.card.organs, *loaded.card.tumors), unseen)
-            sha256 = current[row.key, seed] = str(loaded.card.sha256)
-            missing = [place for place in places if not scores.has(place[2], sha256)]
-            network = checkpoint.network(loaded) if missing else None
-            for done, (column, one, identity) in enumerate(missing, start=1):
-                if network is not None:
-                    scores.add(identity, sha256, score_case(network, loaded.card, one, column, plan.unseen))
-                    progress(f"{row.title}, seed {seed}: scored {one.dataset} {one.files.id}", done, len(missing))
-            scored = [
-                Scored.of(key, column, of_seed, one.files.id, found)
-                for (key, of_seed), sha in current.items()
-                for column, one, identity in places
-                if (found := scores.get(identity, sha)) is not None
-            ]
-            summary = summarize(plan.table, scored) | {"made_by": _made_by(plan, whole)}
+            one = bench.contender(row, seed)
+            bench.score(one, seed)
+            first += [one] if seed == plan.first_seed else []
+            summary = summarize(plan.table, bench.scored) | {"made_by": _made_by(plan, whole)}
             write_json(plan.directory / f"{plan.table.name}.json", summary)
             write_page(plan.directory / f"{plan.table.name}.md", plan.table, summary)
-    _draw(plan, rows, places, trainings, scores, current, progress)
+    bench.draw(first)
     return summary
 
 
-def _draw(
-    plan: Plan,
-    rows: Sequence[Row],
-    places: Sequence[_Place],
-    trainings: Trainings,
-    scores: "_Scores",
-    current: Mapping[tuple[str, int], str],
-    progress: Progress,
-) -> None:
-    """Draw the largest tumor of each column as each row found it, if that was not drawn yet of these weights."""
-    first = current[rows[0].key, plan.first_seed]
-    sizes = {
-        number: max((row["voxels"] for row in scores.get(identity, first) or ()), default=0)
-        for number, (column, _, identity) in enumerate(places)
-        if column.classes
-    }
-    largest = [
-        places[max((number for number in sizes if places[number][0] is column), key=lambda number: sizes[number])]
-        for column in plan.table.columns
-        if column.classes
-    ]
-    path = plan.directory / f"{plan.table.name}.png"
-    drawn = {
-        "weights": [current[row.key, plan.first_seed] for row in rows],
-        "cases": [identity for _, _, identity in largest],
-    }
-    record = path.with_suffix(".drawn.json")
-    if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8")) == drawn:
-        return
-    loaded = [checkpoint.load(trainings.weights(run_of(row, plan.table), plan.first_seed)) for row in rows]
-    networks = [(one.card, checkpoint.network(one)) for one in loaded]
-    shown = []
-    for done, (column, one, _) in enumerate(largest):
-        progress(f"Drawing {column.title}", done, len(largest))
-        case = one.load()
-        tumor, reference = next(iter(case.classes(column)))
-        found = {}
-        for row, (card, network) in zip(rows, networks, strict=True):
-            maps = soft_maps(network, card, case.image, [tumor], unseen=plan.unseen)
-            reach = reach_of(maps.probabilities[tumor.name], reference, case.body)
-            found[row.title] = Found(found_mask(maps, tumor, case.body), reach)
-        shown.append(Shown(column.title, case.image, tumor, reference, found))
-    if shown:
-        try:
-            draw_side_by_side(path, shown)
-        except InputError as error:  # matplotlib is an extra: the table does not wait for it
-            progress(str(error), len(largest), len(largest))
-            return
-        write_json(record, drawn)
+def _of(place: _Place, one: Contender, points: Points) -> dict[str, Any]:
+    """Give the whole identity of a case's scores."""
+    return place.identity | {"weights": one.weights, "points": identity_of(points, place.column.classes)}
 
 
 def _keep_to(plan: Plan, recipe: Recipe) -> None:
@@ -205,18 +240,6 @@ def _keep_to(plan: Plan, recipe: Recipe) -> None:
             )
 
 
-def _refuse_leaks(weights: Path, trained_on: Sequence[str], unseen: Sequence[str]) -> None:
-    """Unseen means unseen: weights whose card names a kind that is to be so are not scored.
-
-    Raises:
-        InputError: they do.
-    """
-    if leaked := sorted(set(unseen) & set(trained_on)):
-        raise InputError(
-            f"was trained on {leaked[0]}, which is to stay unseen", where=weights, mend="Remove it, and train anew."
-        )
-
-
 def _identity(column: Column, reference: Reference, unseen: UnseenRule) -> dict[str, Any]:
     return {
         "version": _VERSION,
@@ -239,6 +262,7 @@ def _made_by(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "preset": recipe.preset,
         "lengths": [str(stage.length) for _, stage in recipe.stages],
         "settings": list(plan.settings),
+        "masks": "at operating points",
         "unseen": plan.unseen,
         "cores": resources.cores(),
         "processor": processor(),
@@ -254,47 +278,3 @@ def _commit() -> str | None:
     command = [git, "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout.strip() or None
-
-
-class _Scores:
-    """The file of scores: a line for each case of each column and weights, holding a row for each class."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        if not path.exists():
-            return
-        text = path.read_text(encoding="utf-8")
-        lines = list(_whole_lines(text))
-        whole = "".join(json.dumps(one) + "\n" for one in lines)
-        if whole != text:  # what a killed run left of its last line goes
-            write_atomically(path, lambda temporary: temporary.write_text(whole, encoding="utf-8"))
-        for line in lines:
-            rows = line.pop("rows")
-            self._rows[_key(line)] = rows
-
-    def has(self, identity: dict[str, Any], weights: str) -> bool:
-        return _key(identity | {"weights": weights}) in self._rows
-
-    def get(self, identity: dict[str, Any], weights: str) -> list[dict[str, Any]] | None:
-        return self._rows.get(_key(identity | {"weights": weights}))
-
-    def add(self, identity: dict[str, Any], weights: str, rows: list[dict[str, Any]]) -> None:
-        line = identity | {"weights": weights}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {"rows": rows}) + "\n")
-        self._rows[_key(line)] = rows
-
-
-def _key(line: dict[str, Any]) -> str:
-    return json.dumps(line, sort_keys=True)
-
-
-def _whole_lines(text: str) -> Iterable[dict[str, Any]]:
-    for line in text.splitlines():
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict) and "rows" in content:
-            yield content

@@ -78,6 +78,18 @@ def draw_variant(variants: Sequence[Variant], random: Generator) -> Variant:
     return variants[-1]
 
 
+def named_variant(kind: StructureClass, name: str) -> Variant:
+    """Give the variant of a kind that is called so.
+
+    Raises:
+        InputError: it has none of that name.
+    """
+    named = {one.name: one for one in variants_of(kind)}
+    if name not in named:
+        raise InputError(f"no variant of {kind.name} is called '{name}'", mend=f"There are: {', '.join(named)}.")
+    return named[name]
+
+
 def variants_of(kind: StructureClass) -> tuple[Variant, ...]:
     """Give all variants of a kind."""
     return _KINDS[kind.name]
