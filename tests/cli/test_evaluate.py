@@ -109,8 +109,9 @@ def calibrated(tmp_path: Path) -> Path:
     """Give weights whose card has an operating point of liver tumors."""
     card = Card(
         name="toy", version="1", preset="starter", stage=2, organs=("Liver",), tumors=("Liver Tumor",),
-        text_encoder="x", spacing_mm=(3.0, 3.0, 3.0), hu_windows=((-175.0, 250.0),), window=(32, 32, 32), training_data=(),
-        licence="CC0-1.0", figures={}, operating_points={"Liver Tumor": OperatingPoint(threshold=0.2, least_score=0.3)},
+        text_encoder="x", spacing_mm=(3.0, 3.0, 3.0), hu_windows=((-175.0, 250.0),), window=(32, 32, 32),
+        training_data=(), licence="CC0-1.0", figures={},
+        operating_points={"Liver Tumor": OperatingPoint(threshold=0.2, least_score=0.3)},
     )  # fmt: skip
     path = tmp_path / "toy.safetensors"
     checkpoint.save(path, {}, card)
