@@ -302,6 +302,21 @@ class Reporting(_Section):
     mlflow: bool = False
 
 
+class Validation(_Section):
+    """Held-out cases that the averaged weights are tried on, see docs/training.md. They change nothing that is learned.
+
+    every: steps from one validation to the next; 0: at the end alone. cases: at most so many each time, evenly taken
+    from all; at the end all are taken, for the operating points. scans: a folder of scans with label maps, in nnU-Net's
+    layout or a public data set's. store: another store than the recipe's. Without either, it is the recipe's store;
+    of a store, the cases that its splits have for validation.
+    """
+
+    every: Natural = 500
+    cases: Count = 8
+    scans: Path | None = None
+    store: Store | None = None
+
+
 class Recipe(_Section):
     """One training run: Stage 1, Stage 2, or one after the other.
 
@@ -344,6 +359,7 @@ class Recipe(_Section):
     text: Path | None = None
     classes: tuple[str, ...] = ()
     freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
+    validation: Validation | None = None
     hardware: Hardware = Hardware()
     reporting: Reporting = Reporting()
 
@@ -379,6 +395,7 @@ class Recipe(_Section):
             raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
         self._check_sharing()
+        self._check_validation()
         self._check_what_learns()
         for name in self.classes:
             find(name)
@@ -424,6 +441,17 @@ class Recipe(_Section):
             raise ValueError("bodies are missing; with batch.phantoms = 1 there need be none")
         if self.stage_2 is not None and not batch.stored and self.tumors is None:
             raise ValueError("stage_2 learns tumors: take stored patches, or have them put into drawn ones (tumors)")
+
+    def _check_validation(self) -> None:
+        held_out = self.validation
+        if held_out is None:
+            return
+        if held_out.scans is not None and held_out.store is not None:
+            raise ValueError("validation has both scans and a store: leave one out")
+        if held_out.scans is None and held_out.store is None and self.store is None:
+            raise ValueError("validation has neither scans nor a store")
+        if self.name.endswith("_best"):
+            raise ValueError("the weights cannot be named like the best of a run: leave _best away")
 
     def _check_sharing(self) -> None:
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
