@@ -25,7 +25,7 @@ def body_mask(hu: Float[NDArray[np.float32], "x y z"]) -> Bool[NDArray[np.bool_]
     if not core.any():
         core = _large_parts(tissue)
     body = ndimage.binary_dilation(core, iterations=2) & tissue
-    return _without_holes(body | _between_tissue(body))
+    return without_holes(body | _between_tissue(body))
 
 
 def bounding_box(mask: Bool[NDArray[np.bool_], "x y z"]) -> tuple[slice, slice, slice] | None:
@@ -50,7 +50,7 @@ def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return kept
 
 
-def _without_holes(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def without_holes(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Fill what each axial slice encloses: all air that cannot reach the slice's rim."""
     air = np.pad(~body, ((1, 1), (1, 1), (0, 0)), constant_values=True)
     parts, count = ndimage.label(air, structure=_WITHIN_SLICE)
