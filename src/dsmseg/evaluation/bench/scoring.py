@@ -1,4 +1,7 @@
-"""One case, scored: the three figures of the paper's tables, in each region, of probabilities and of the anomaly."""
+"""One case, scored: the three figures of the paper's tables, by region, of probabilities and of what is unexplained.
+
+That is Eq. 14 or a baseline's own anomaly. The anomaly within organs tells of a method only which organs it finds.
+"""
 
 from typing import Any
 
@@ -46,7 +49,7 @@ def score_case(
         for region, inside in regions.items():
             row |= _ranked(scores, mask, inside, region)
             if one.kind == "tumor":
-                row |= _ranked(maps.anomaly, mask, inside, f"anomaly_{region}" if region else "anomaly")
+                row |= _ranked(maps.unexplained, mask, inside, f"anomaly_{region}" if region else "anomaly")
         rows.append(row)
     return rows
 
