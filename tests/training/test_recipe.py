@@ -48,7 +48,9 @@ def test_a_setting_can_be_overridden(recipe_file) -> None:
         ("freeze=[head]", "'freeze.0'"),
         ("hardware.devices=3", "cannot be shared out to 3 parts"),
         ("freeze=[backbone, organ_decoder, organ_head, presence_head]", "leaves Stage 1 nothing to learn"),
-        ("stage_2={length: 3 steps}", "which only stored patches have"),
+        ("stage_2={length: 3 steps}", "have them put into drawn ones"),
+        ("tumors={kinds: [liver]}", "an organ, not a kind of tumor"),
+        ("tumors={kinds: []}", "at least 1"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, override, told) -> None:

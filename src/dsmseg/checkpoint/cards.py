@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 from dsmseg import __version__
 from dsmseg.baselines import Method
-from dsmseg.model import Ablation, Prompt
+from dsmseg.model import Ablation, Prompt, Readings
 from dsmseg.taxonomy import ORGANS, TUMORS
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,7 +38,8 @@ class Card(BaseModel):
     ``organs`` and ``tumors`` name the classes that the weights were trained for. ``hu_windows`` holds (low, high) in
     HU, one for each input channel, scaled to 0..1 and clipped. ``window`` is the inference tile in voxels of
     ``spacing_mm``. ``method`` is DSM or a baseline, which has one stage that learns what DSM's Stage 2 does;
-    ``ablation`` is DSM's row of Table 5, ``prompt`` where its mask prompts point.
+    ``ablation`` is DSM's row of Table 5, ``prompt`` where its mask prompts point, ``readings`` how the network reads what
+    the paper leaves open.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class Card(BaseModel):
     method: Method = "dsm"
     ablation: Ablation = "full"
     prompt: Prompt = "anomalies"
+    readings: Readings = Readings()
     organs: tuple[str, ...]
     tumors: tuple[str, ...]
     text_encoder: str

@@ -67,7 +67,8 @@ def network(checkpoint: Checkpoint) -> nn.Module:
         WeightsError: tensors are missing, unknown, or of another shape than the preset's.
     """
     card = checkpoint.card
-    config = ablated(replace(PRESETS[card.preset], stage=card.stage, prompt=card.prompt), card.ablation)
+    preset = replace(PRESETS[card.preset], stage=card.stage, prompt=card.prompt, readings=card.readings)
+    config = ablated(preset, card.ablation)
     if config.input_channels != len(card.hu_windows):
         raise WeightsError(
             f"the card has {len(card.hu_windows)} HU windows, preset {card.preset} takes {config.input_channels}",

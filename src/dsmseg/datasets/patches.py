@@ -85,6 +85,20 @@ class Change(Protocol):
         """Change the intensities of an image in [0, 1], in place."""
 
 
+@dataclass(frozen=True, slots=True)
+class RawPatch:
+    """A patch before its HU are scaled: warped already, not yet recolored. hu: clipped to the store's window.
+
+    All else as in `Patch`.
+    """
+
+    hu: NDArray[np.generic]
+    codes: NDArray[Any]
+    case: StoredCase
+    start: Size
+    change: Change | None
+
+
 class PatchDataset(Dataset[Patch]):
     """Patches of prepared cases. The same draw gives the same patch, in any worker and any order.
 
@@ -119,26 +133,35 @@ class PatchDataset(Dataset[Patch]):
 
     def __getitem__(self, draw: Draw) -> Patch:
         """Read the patch of a draw. A case that is smaller than a patch is padded with air."""
+        return self.finish(self.read(draw))
+
+    def read(self, draw: Draw) -> RawPatch:
+        """Read the patch of a draw as HU."""
         case = self._open(draw.case)
         start = self._start(case, draw)
         change = None if self.augment is None else self.augment(self.size, draw.seed)
         hu, codes = self._region(case, start, change)
+        return RawPatch(hu, codes, case, start, change)
+
+    def finish(self, raw: RawPatch) -> Patch:
+        """Scale the HU of a patch to [0, 1], and recolor it."""
+        case = raw.case
         image = torch.empty(len(self.hu_windows), *self.size)
-        values = torch.from_numpy(hu)
+        values = torch.from_numpy(raw.hu)
         for channel, (low, high) in zip(image, self.hu_windows, strict=True):
             torch.sub(values, low, out=channel).mul_(1 / (high - low)).clamp_(0, 1)
-        if change is not None:
-            change.recolor(image)
+        if raw.change is not None:
+            raw.change.recolor(image)
         annotated = torch.zeros(len(CLASSES), dtype=torch.bool)
         annotated[[one - 1 for one in case.record.annotated]] = True
         return Patch(
             image=image,
-            codes=torch.from_numpy(codes),
+            codes=torch.from_numpy(raw.codes),
             table=torch.from_numpy(case.table),
             annotated=annotated,
             merged=tuple((left - 1, right - 1) for right, left in case.record.merged),
             case=case.name,
-            start=start,
+            start=raw.start,
         )
 
     def _region(self, case: StoredCase, start: Size, change: Change | None) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,6 +12,35 @@ Prompt = Literal["anomalies", "organs"]
 """Where the mask prompt lets tumor queries look: `anomaly_prompt.mask_prompt`, or `anomaly_prompt.organ_prompt`."""
 
 
+Response = Literal["balanced", "residual", "printed"]
+"""How Eq. 9 joins the state space layer's memory with the affinity of queries and voxels: `KMaxMambaBlock.response`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """Where the paper allows more than one reading, or to the letter learns little: how this network is built.
+
+    The defaults are what measured best (docs/decisions/0026); ``LITERAL`` is the paper to the letter. A recipe names
+    them, and the card of its weights keeps them.
+
+    half_masks: masks are read from the decoder's map at stride 2 beside the embedding. The letter: the embedding alone.
+    background_queries: that compete with the organ queries for voxels. The letter: none.
+    response: how Eq. 9 is read. The letter: "printed".
+    center_text: the mean class prompt is subtracted from the prompts (Eq. 20). The letter: it is not.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # no field: pydantic reads it
+
+    half_masks: bool = True
+    background_queries: int = 8
+    response: Response = "balanced"
+    center_text: bool = True
+
+
+LITERAL = Readings(half_masks=False, background_queries=0, response="printed", center_text=False)
+"""The equations to the letter."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DSMConfig:
     """Everything that decides which parameters a network has.
@@ -27,6 +56,7 @@ class DSMConfig:
         place of one that is off is told by the class that replaces it: ``MaskTransformerBlock``,
         ``QueryRefinementBlock``, ``ProjectedFeature``, ``QueryClassification``.
     prompt: where mask prompts point, while there are any. It changes no parameter.
+    readings: of what the paper leaves open.
     """
 
     backbone: Literal["conv_unet", "swin_unetr"]
@@ -46,6 +76,7 @@ class DSMConfig:
     diffusion: bool = True
     text_alignment: bool = True
     prompt: Prompt = "anomalies"
+    readings: Readings = Readings()
 
 
 PRESETS: MappingProxyType[str, DSMConfig] = MappingProxyType(

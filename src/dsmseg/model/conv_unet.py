@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.features import PixelFeatures
+from dsmseg.model.pointwise import PointwiseConvolution
 
 EXTRA_BLOCKS = (1, 1, 0, 0, 0)  # at strides 2, 4, 8, 16, 32: deeper than that parameters grow and sight does not
 
@@ -42,6 +43,7 @@ class ConvUNet(nn.Module):
     def __init__(self, *, input_channels: int = 2, channels: tuple[int, ...] = (16, 48, 96, 128, 128, 128)) -> None:
         super().__init__()
         self.level_channels = channels[:1:-1]
+        self.half_channels = channels[1]
         self.embedding_channels = channels[0]
         self.stem = _convolution(input_channels, channels[0])
         self.stem_norm = nn.BatchNorm3d(channels[0], momentum=0.02)
@@ -70,10 +72,12 @@ class ConvUNet(nn.Module):
             levels.append(feature)
         merged = skips[0] + _upsample(self.lateral[0](feature))
         embedding = functional.relu(self.head_norm(self.head(functional.relu(merged))))
-        return PixelFeatures(levels=tuple(levels[:4]), embedding=embedding)
+        return PixelFeatures(levels=tuple(levels[:4]), half=levels[4], embedding=embedding)
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv3d:
+    if kernel == 1:
+        return PointwiseConvolution(inputs, outputs, 1, stride=stride, bias=False)
     return nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 

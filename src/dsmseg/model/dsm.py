@@ -10,23 +10,28 @@ T -> DQR decoder (Eq. 16-19) -> T^, O^                Stage 2: masks = [O^, T^] 
                         |
          text alignment (Eq. 20) -> p
 
+F^_4 is the embedding and, beside it, the decoder's map at stride 2 (``MaskHead``).
+
 The drawing with shapes, and what each row of Table 5 replaces: docs/model.md.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsmseg.model.anomaly_prompt import anomaly_score
 from dsmseg.model.config import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
-from dsmseg.model.features import Backbone
-from dsmseg.model.kmax_mamba import KMaxMambaDecoder
+from dsmseg.model.features import Backbone, PixelFeatures
+from dsmseg.model.kmax_mamba import KMaxMambaDecoder, OrganAnswers
+from dsmseg.model.mask_head import MaskHead
 from dsmseg.model.query_classification import Proposals, QueryClassification, class_masks
-from dsmseg.model.query_refinement import QueryRefinementDecoder
+from dsmseg.model.query_refinement import QueryRefinementDecoder, RefinedQueries
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.model.text_alignment import TextAlignment
 
@@ -37,8 +42,12 @@ class DSMOutput(NamedTuple):
     organ_logits: ``(batch, organ, x, y, z)``.
     presence: is the organ in the patch at all, ``(batch, organ)`` logits (§ 4.1.2).
     responses: R_1..R_4 before argmax, ``(batch, organ, x_i, y_i, z_i)`` logits at strides 32, 16, 8, 4.
+    background: the same of the background queries; tensors without channels where there are none.
     anomaly: A_4 of Eq. 14, ``(batch, x_4, y_4, z_4)``, higher where no organ query answers.
-    tumor_logits: ``(batch, tumor, x, y, z)``; None in Stage 1.
+    tumor_logits: ``(batch, tumor, x, y, z)``; None in Stage 1. In evaluation mode a voxel's odds are weighed by the
+        probability that the tumor is in the patch at all.
+    tumor_presence: logits of that, ``(batch, tumor)``; None in Stage 1.
+    tumor_responses: of the tumor queries, ``(batch, tumor, x_i, y_i, z_i)`` logits at strides 8 and 4; none in Stage 1.
     log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1 and in
         rows 1 and 5 of Table 5.
     proposals: in rows 1 and 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and
@@ -48,30 +57,13 @@ class DSMOutput(NamedTuple):
     organ_logits: Float[Tensor, "batch organ x y z"]
     presence: Float[Tensor, "batch organ"]
     responses: list[Float[Tensor, "batch organ x_i y_i z_i"]]
+    background: list[Float[Tensor, "batch background x_i y_i z_i"]]
     anomaly: Float[Tensor, "batch x_4 y_4 z_4"]
-    tumor_logits: Float[Tensor, "batch tumor x y z"] | None
-    log_probability: Float[Tensor, "batch query text"] | None
+    tumor_logits: Float[Tensor, "batch tumor x y z"] | None = None
+    tumor_presence: Float[Tensor, "batch tumor"] | None = None
+    tumor_responses: Sequence[Float[Tensor, "batch tumor x_i y_i z_i"]] = ()
+    log_probability: Float[Tensor, "batch query text"] | None = None
     proposals: Proposals | None = None
-
-
-class MaskHead(nn.Module):
-    """Masks as the dot product of query and voxel embeddings; query k is of class k, "a fixed match" (§ 4.1.1)."""
-
-    def __init__(self, *, width: int, embedding_channels: int) -> None:
-        super().__init__()
-        hidden, output = nn.Linear(width, width), nn.Linear(width, embedding_channels + 1)
-        with torch.no_grad():
-            output.bias[-1] = -2.0  # most voxels are not of a given class
-        self.kernel = nn.Sequential(nn.LayerNorm(width), hidden, nn.GELU(), output)
-
-    def forward(
-        self, queries: Float[Tensor, "batch query width"], embedding: Float[Tensor, "batch channel x y z"]
-    ) -> Float[Tensor, "batch query x y z"]:
-        """Give mask logits. The last value of a query's kernel is its bias."""
-        kernel = self.kernel(queries).to(embedding.dtype)
-        masks: Tensor = kernel[..., :-1] @ embedding.flatten(2)
-        masks += kernel[..., -1:]  # in place: at full resolution, a map of 45 masks takes 160 MB
-        return masks.reshape(*masks.shape[:2], *embedding.shape[2:])
 
 
 class DSM(nn.Module):
@@ -86,6 +78,7 @@ class DSM(nn.Module):
         presence_head: nn.Module,
         tumor_decoder: QueryRefinementDecoder | None = None,
         tumor_head: MaskHead | None = None,
+        tumor_presence_head: nn.Module | None = None,
         text_alignment: TextAlignment | None = None,
         query_classification: QueryClassification | None = None,
     ) -> None:
@@ -96,33 +89,64 @@ class DSM(nn.Module):
         self.presence_head = presence_head
         self.tumor_decoder = tumor_decoder
         self.tumor_head = tumor_head
+        self.tumor_presence_head = tumor_presence_head
         self.text_alignment = text_alignment
         self.query_classification = query_classification
 
     def forward(self, image: Float[Tensor, "batch window x y z"]) -> DSMOutput:
         """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only."""
         features = self.backbone(image)
-        organ_queries, responses = self.organ_decoder(features.levels)
+        organs = self.organ_decoder(features.levels)
         # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
-        anomalies = [anomaly_score(response.sigmoid()) for response in responses]
-        tumor_logits = log_probability = class_logits = None
-        if self.tumor_decoder is not None and self.tumor_head is not None:
-            organ_queries, tumor_queries = self.tumor_decoder(features.levels, organ_queries, anomalies)
-            tumor_logits = self.tumor_head(tumor_queries, features.embedding)
-            queries = torch.cat([organ_queries, tumor_queries], dim=1)
-            log_probability = self.text_alignment(queries) if self.text_alignment else None
-            class_logits = self.query_classification(queries) if self.query_classification else None
-        output = DSMOutput(
-            organ_logits=self.organ_head(organ_queries, features.embedding),
-            presence=self.presence_head(organ_queries).squeeze(-1),
-            responses=responses,
+        anomalies = [anomaly_score(response.sigmoid()) for response in organs.responses]
+        if self.tumor_decoder is None:
+            return self._organs(organs, organs.queries, features, anomalies)
+        reads_half = self.organ_head.half_channels > 0
+        finest = features.half if reads_half else features.embedding
+        refined = self.tumor_decoder(features.levels, organs.queries, anomalies, finest)
+        features = features._replace(**{"half" if reads_half else "embedding": refined.finest})
+        output = self._organs(organs, refined.organs, features, anomalies)
+        return self._with_tumors(output, refined, features)
+
+    def _organs(
+        self,
+        organs: OrganAnswers,
+        queries: Float[Tensor, "batch organ width"],
+        features: PixelFeatures,
+        anomalies: Sequence[Float[Tensor, "batch x_i y_i z_i"]],
+    ) -> DSMOutput:
+        """Give what organ ``queries``, those of Stage 1 or refined by Stage 2, say with ``features``."""
+        return DSMOutput(
+            organ_logits=self.organ_head(queries, features),
+            presence=self.presence_head(queries).squeeze(-1),
+            responses=organs.responses,
+            background=organs.background,
             anomaly=anomalies[-1],
-            tumor_logits=tumor_logits,
-            log_probability=log_probability,
         )
-        if tumor_logits is None or class_logits is None:
-            return output
-        return _read_classes(output, tumor_logits, class_logits)
+
+    def _with_tumors(self, output: DSMOutput, refined: RefinedQueries, features: PixelFeatures) -> DSMOutput:
+        """Add what the tumor queries say, and what each query means."""
+        if self.tumor_head is None or self.tumor_presence_head is None:
+            raise ValueError("Stage 2 needs the heads of tumors beside their decoder")
+        queries = torch.cat([refined.organs, refined.tumors], dim=1)
+        tumor_logits: Tensor = self.tumor_head(refined.tumors, features)
+        output = output._replace(
+            tumor_logits=tumor_logits,
+            tumor_presence=self.tumor_presence_head(refined.tumors).squeeze(-1),
+            tumor_responses=refined.responses,
+            log_probability=self.text_alignment(queries) if self.text_alignment else None,
+        )
+        if self.query_classification is not None:
+            output = _read_classes(output, tumor_logits, self.query_classification(queries))
+        return output if self.training else _weighed_by_presence(output)
+
+
+def _weighed_by_presence(output: DSMOutput) -> DSMOutput:
+    """Multiply the odds of every voxel of a tumor by the probability that the tumor is there: against false alarms."""
+    if output.tumor_logits is None or output.tumor_presence is None:
+        return output
+    discount = functional.logsigmoid(output.tumor_presence.float())[..., None, None, None]
+    return output._replace(tumor_logits=output.tumor_logits + discount.to(output.tumor_logits.dtype))
 
 
 def _read_classes(
@@ -147,34 +171,48 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         heads=config.heads,
         feed_forward_width=feed_forward_width,
         state=config.state,
+        background=config.readings.background_queries,
         state_space=config.state_space,
+        reading=config.readings.response,
     )
-    organ_head = MaskHead(width=width, embedding_channels=backbone.embedding_channels)
-    presence_head = nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, 1)
+    half_channels = backbone.half_channels if config.readings.half_masks else 0
+    mask_head = partial(
+        MaskHead, width=width, embedding_channels=backbone.embedding_channels, half_channels=half_channels
     )
     stage_1 = partial(
-        DSM, backbone=backbone, organ_decoder=organ_decoder, organ_head=organ_head, presence_head=presence_head
+        DSM,
+        backbone=backbone,
+        organ_decoder=organ_decoder,
+        organ_head=mask_head(),
+        presence_head=_presence_head(width),
     )
     if config.stage == 1:
         return stage_1()
     tumor_decoder = QueryRefinementDecoder(
         level_channels=backbone.level_channels,
-        tumors=config.tumors,
+        finest_channels=half_channels or backbone.embedding_channels,
         width=width,
+        tumors=config.tumors,
         heads=config.heads,
         feed_forward_width=feed_forward_width,
         diffusion=config.diffusion,
         mask_prompt=config.mask_prompt,
         prompt=config.prompt,
     )
-    tumor_head = MaskHead(width=width, embedding_channels=backbone.embedding_channels)
-    stage_2 = partial(stage_1, tumor_decoder=tumor_decoder, tumor_head=tumor_head)
+    stage_2 = partial(
+        stage_1, tumor_decoder=tumor_decoder, tumor_head=mask_head(), tumor_presence_head=_presence_head(width)
+    )
     if not config.text_alignment:
         return stage_2(query_classification=QueryClassification(width=width, classes=config.organs + config.tumors))
     if text_embeddings is None:
         raise ValueError("Stage 2 needs the class prompts' text embeddings")
-    return stage_2(text_alignment=TextAlignment(text_embeddings, query_width=width))
+    alignment = TextAlignment(text_embeddings, query_width=width, center=config.readings.center_text)
+    return stage_2(text_alignment=alignment)
+
+
+def _presence_head(width: int) -> nn.Sequential:
+    """Build what tells from a query whether its class is in the patch at all (§ 4.1.2: "the output from the MLP")."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, 1))
 
 
 def build_backbone(config: DSMConfig) -> ConvUNet | SwinUNETR:

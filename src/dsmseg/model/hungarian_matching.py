@@ -20,7 +20,7 @@ NO_OBJECT_WEIGHT = 0.1
 
 
 def hungarian_loss(
-    proposals: Proposals, labels: PartialLabels, *, cross_entropy_weight: float = 1.0
+    proposals: Proposals, labels: PartialLabels, *, cross_entropy_weight: float = 1.0, least_share: float = 0.0
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each query's class, plus Eq. 13 of the matched queries' masks.
 
@@ -31,6 +31,8 @@ def hungarian_loss(
         proposals: of a Stage 2 network without text alignment.
         labels: of organs and tumors, in the order of the class logits.
         cross_entropy_weight: weight of Eq. 12 beside Eq. 11, as in ``mask_loss``; also in the matching.
+        least_share: as in ``mask_loss``. Its ``over_batch`` has no meaning here: a query may be of another class in
+            every patch.
     """
     known = _known_classes(labels)
     log_probability = _known_log_probability(proposals.class_logits, known)
@@ -45,7 +47,9 @@ def hungarian_loss(
     masks = torch.zeros(proposals.mask_logits.shape, dtype=torch.bool, device=match.device)
     masks[item, query] = labels.masks[item, matched_class]
     matched = PartialLabels(masks, match.any(dim=2))
-    return classification + mask_loss(proposals.mask_logits, matched, cross_entropy_weight=cross_entropy_weight)
+    return classification + mask_loss(
+        proposals.mask_logits, matched, cross_entropy_weight=cross_entropy_weight, least_share=least_share
+    )
 
 
 @torch.no_grad()

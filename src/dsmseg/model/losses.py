@@ -4,6 +4,7 @@ Unknown is not background: only classes that a scan's data set annotates enter a
 exactly zero.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 SMOOTHING = 1.0  # voxels; makes Dice defined where a class is absent
+
+NEARLY_ALL = 20
+"""Organs of 25: TotalSegmentator's label maps know 20, and what lacks fills less than a hundredth of a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,18 @@ def dice_loss(
     return 1.0 - overlap / extent
 
 
+def batch_dice_loss(
+    logits: Float[Tensor, "batch class x y z"],
+    target: Float[Tensor, "batch class x y z"],
+    annotated: Bool[Tensor, "batch class"],
+) -> Float[Tensor, "1 class"]:
+    """``dice_loss`` (Eq. 11) of each class over all patches that annotate it, as if they were one."""
+    known = annotated[:, :, None, None, None]
+    probability, target, space = logits.sigmoid() * known, target * known, (0, 2, 3, 4)
+    overlap = 2.0 * (probability * target).sum(space) + SMOOTHING
+    return (1.0 - overlap / (probability.sum(space) + target.sum(space) + SMOOTHING))[None]
+
+
 def cross_entropy_loss(
     logits: Float[Tensor, "batch class x y z"], target: Float[Tensor, "batch class x y z"]
 ) -> Float[Tensor, "batch class"]:
@@ -63,12 +79,24 @@ def cross_entropy_loss(
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3, 4))
 
 
+def weighted_cross_entropy_loss(
+    logits: Float[Tensor, "batch class x y z"], target: Float[Tensor, "batch class x y z"], least_share: float
+) -> Float[Tensor, "batch class"]:
+    """``cross_entropy_loss`` (Eq. 12) with the class's part weighed as if it filled at least ``least_share``."""
+    share = target.mean((2, 3, 4), keepdim=True)
+    weight = _foreground_weight(share, least_share)
+    terms = functional.softplus(logits) * (1.0 + (weight - 1.0) * target) - weight * target * logits
+    return terms.mean((2, 3, 4))
+
+
 def mask_loss(
     logits: Float[Tensor, "batch class x y z"],
     labels: PartialLabels,
     certainty: Float[Tensor, "batch class"] | None = None,
     *,
     cross_entropy_weight: float = 1.0,
+    over_batch: bool = False,
+    least_share: float = 0.0,
 ) -> Float[Tensor, ""]:
     """L = L_Dice + L_BCE of Eq. 13: Dice (Eq. 11) plus cross-entropy, mean over the annotated classes of the batch.
 
@@ -77,6 +105,13 @@ def mask_loss(
     has no gradient. A merged pair is judged as one class: max(left, right) against the union. In Stage 2
     ``certainty`` is p of Eq. 20, and the target of the cross-entropy is diag(p) Y (§ 4.2.4); of a merged pair, p is the
     mean of both sides'.
+
+    Both readings below let a rare class move the network (docs/decisions/0027); their defaults are the letter.
+
+    over_batch: Dice of a class is that of its voxels in all patches of the batch together, and none where no patch
+        holds any. Patch by patch, a patch without the class pulls all its probabilities towards zero, the harder the
+        smaller they are already.
+    least_share: in the cross-entropy, a class's voxels weigh as if they filled at least this share of the patch.
     """
     logits, annotated = _merge_pairs(logits, labels)
     if certainty is None:
@@ -85,34 +120,63 @@ def mask_loss(
         certainty = certainty.clone()
         certainty[item, left] = (certainty[item, left] + certainty[item, right]) / 2
     terms: tuple[Tensor, Tensor] = MaskLossTerms.apply(  # type: ignore[no-untyped-call]
-        logits, labels.masks, annotated, certainty
+        logits, labels.masks, annotated, certainty, over_batch, least_share
     )
     dice, cross_entropy = terms
-    return (dice + cross_entropy_weight * cross_entropy).sum() / annotated.sum().clamp(min=1)
+    judged = _in_batch(labels.masks, annotated) if over_batch else annotated
+    by_dice = dice.sum() / judged.sum().clamp(min=1)
+    return by_dice + cross_entropy_weight * cross_entropy.sum() / annotated.sum().clamp(min=1)
 
 
 def response_loss(
-    responses: list[Float[Tensor, "batch class x_i y_i z_i"]],
+    responses: Sequence[Float[Tensor, "batch class x_i y_i z_i"]],
     labels: PartialLabels,
     *,
     cross_entropy_weight: float = 1.0,
+    over_batch: bool = False,
+    least_share: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Supervise every level's response, as kMaX-DeepLab does: argmax passes no gradient to what lies before it.
+    """Supervise the response of every level, as kMaX-DeepLab does: argmax passes no gradient to what lies before it.
 
-    The target of a coarse voxel is the part of it that the class fills.
+    The target of a coarse voxel is the part of it that the class fills. ``over_batch`` and ``least_share`` as in
+    ``mask_loss``. Responses come deepest first.
     """
-    total = responses[0].new_zeros(())
+    total = responses[0].new_zeros((), dtype=torch.float32)
     occupancy = labels.masks.float()
     for response in reversed(responses):
-        stride = occupancy.shape[-1] // response.shape[-1]
-        occupancy = functional.avg_pool3d(occupancy, stride)
+        occupancy = functional.avg_pool3d(occupancy, occupancy.shape[-1] // response.shape[-1])
         merged_response, annotated = _merge_pairs(response, labels)
         # What is not annotated is left out before the terms, not only after: 0 times its overflow would be no number.
         known = merged_response.float().masked_fill(~annotated[:, :, None, None, None], 0.0)
-        terms = dice_loss(known, occupancy) + cross_entropy_weight * cross_entropy_loss(known, occupancy)
-        terms = torch.where(annotated, terms, 0.0)
-        total = total + terms.sum() / annotated.sum().clamp(min=1)
+        judged = _in_batch(occupancy, annotated) if over_batch else annotated
+        dice = batch_dice_loss(known, occupancy, annotated) if over_batch else dice_loss(known, occupancy)
+        cross_entropy = weighted_cross_entropy_loss(known, occupancy, least_share)
+        total = total + torch.where(judged, dice, 0.0).sum() / judged.sum().clamp(min=1)
+        total = total + cross_entropy_weight * torch.where(annotated, cross_entropy, 0.0).sum() / annotated.sum().clamp(
+            min=1
+        )
     return total / len(responses)
+
+
+def background_loss(
+    background: Sequence[Float[Tensor, "batch background x_i y_i z_i"]], organs: PartialLabels
+) -> Float[Tensor, ""]:
+    """Supervise the background queries: at every level one of them answers where no organ is, and none in an organ.
+
+    Cross-entropy of the strongest of them. An organ's voxels are known in every scan that annotates it; that a voxel is
+    of no organ is taken as known where a scan annotates at least ``NEARLY_ALL`` organs: what these leave out is little.
+    """
+    total = background[0].new_zeros((), dtype=torch.float32)
+    annotated = organs.annotated[:, :, None, None, None]
+    occupancy = (organs.masks & annotated).any(1, keepdim=True).float()
+    complete = (organs.annotated.sum(1) >= NEARLY_ALL)[:, None, None, None, None]
+    for response in reversed(background):
+        occupancy = functional.avg_pool3d(occupancy, occupancy.shape[-1] // response.shape[-1])
+        strongest = response.float().amax(1, keepdim=True)
+        known = torch.where(complete, 1.0, occupancy)
+        terms = functional.binary_cross_entropy_with_logits(strongest, 1.0 - occupancy, reduction="none")
+        total = total + (known * terms).sum() / known.sum().clamp(min=1.0)
+    return total / len(background)
 
 
 def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels) -> Float[Tensor, ""]:
@@ -145,37 +209,76 @@ class MaskLossTerms(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, masks: Tensor, annotated: Tensor, certainty: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``(dice, cross_entropy)``, each ``(batch, class)``, zero where not annotated."""
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        masks: Tensor,
+        annotated: Tensor,
+        certainty: Tensor,
+        over_batch: bool = False,
+        least_share: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Give ``(dice, cross_entropy)``, each ``(batch, class)``, zero where not annotated.
+
+        With ``over_batch``, dice is ``(1, class)``, and zero where no patch holds the class.
+        """
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        sums = logits.new_zeros((*annotated.shape, 3), dtype=wide)
-        terms = logits.new_zeros((*annotated.shape, 2), dtype=wide)
+        sums = logits.new_zeros((*annotated.shape, 4), dtype=wide)
+        cross_entropy = logits.new_zeros(annotated.shape, dtype=wide)
+        weights = _foreground_weight(masks.flatten(2).sum(-1) / masks[0, 0].numel(), least_share)
         for item, index in annotated.nonzero().tolist():
             logit, mask = logits[item, index].to(wide), masks[item, index].to(wide)
-            probability = logit.sigmoid()
-            overlap = 2.0 * (probability * mask).sum() + SMOOTHING
-            extent = probability.sum() + mask.sum() + SMOOTHING
+            probability, weight = logit.sigmoid(), weights[item, index]
             inside = (logit * mask).mean()
-            sums[item, index] = torch.stack([overlap, extent, inside])
-            terms[item, index, 0] = 1.0 - overlap / extent
-            terms[item, index, 1] = functional.softplus(logit).mean() - certainty[item, index] * inside
-        ctx.save_for_backward(logits, masks, annotated, certainty, sums)
-        return terms[..., 0], terms[..., 1]
+            sums[item, index] = torch.stack([(probability * mask).sum(), probability.sum(), mask.sum(), inside])
+            losses = functional.softplus(logit)
+            cross_entropy[item, index] = losses.mean() - weight * certainty[item, index] * inside
+            if weight != 1.0:
+                cross_entropy[item, index] += (weight - 1.0) * (losses * mask).mean()
+        overlap, extent = _overlap_and_extent(sums, over_batch=over_batch)
+        judged = _in_batch(masks, annotated) if over_batch else annotated
+        dice = torch.where(judged, 1.0 - overlap / extent, 0.0)
+        ctx.over_batch = over_batch
+        ctx.save_for_backward(logits, masks, annotated, certainty, sums, weights, judged)
+        return dice, cross_entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Give d terms / d logits and d terms / d certainty; classes that are not annotated get exactly zero."""
-        logits, masks, annotated, certainty, sums = ctx.saved_tensors
+        logits, masks, annotated, certainty, sums, weights, judged = ctx.saved_tensors
+        overlaps, extents = _overlap_and_extent(sums, over_batch=ctx.over_batch)
+        of_dice = torch.where(judged, gradients[0], 0.0).expand(annotated.shape)
+        overlaps, extents = overlaps.expand(annotated.shape), extents.expand(annotated.shape)
         gradient = torch.zeros_like(logits)
         for item, index in annotated.nonzero().tolist():
             mask = masks[item, index].to(sums.dtype)
             probability = logits[item, index].to(sums.dtype).sigmoid()
-            overlap, extent, _ = sums[item, index]
-            by_dice = gradients[0][item, index] * (overlap - 2.0 * extent * mask) / extent**2
-            by_cross_entropy = gradients[1][item, index] / mask.numel() * (probability - certainty[item, index] * mask)
+            overlap, extent, weight = overlaps[item, index], extents[item, index], weights[item, index]
+            by_dice = of_dice[item, index] * (overlap - 2.0 * extent * mask) / extent**2
+            raised = probability * (1.0 + (weight - 1.0) * mask) if weight != 1.0 else probability
+            wanted = weight * certainty[item, index] * mask
+            by_cross_entropy = gradients[1][item, index] / mask.numel() * (raised - wanted)
             gradient[item, index] = by_dice * probability * (1.0 - probability) + by_cross_entropy
-        return gradient, None, None, (-gradients[1] * sums[..., 2]).to(certainty.dtype)
+        of_certainty = (-gradients[1] * weights * sums[..., 3]).to(certainty.dtype)
+        return gradient, None, None, of_certainty, None, None
+
+
+def _overlap_and_extent(sums: Float[Tensor, "batch class 4"], *, over_batch: bool) -> tuple[Tensor, Tensor]:
+    """Give numerator and denominator of Dice from the sums of p Y, p and Y of each patch, or of the whole batch."""
+    if over_batch:
+        sums = sums.sum(0, keepdim=True)
+    return 2.0 * sums[..., 0] + SMOOTHING, sums[..., 1] + sums[..., 2] + SMOOTHING
+
+
+def _foreground_weight(share: Tensor, least_share: float) -> Tensor:
+    """Give by how much the voxels of classes that fill ``share`` of a patch are to count more in the cross-entropy."""
+    return torch.where(share > 0, least_share / share.clamp_min(torch.finfo(torch.float32).tiny), 1.0).clamp_min(1.0)
+
+
+def _in_batch(target: Tensor, annotated: Bool[Tensor, "batch class"]) -> Bool[Tensor, "1 class"]:
+    """Tell which classes any patch that annotates them holds."""
+    return ((target.flatten(2) > 0).any(-1) & annotated).any(0, keepdim=True)
 
 
 def _merge_pairs(logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]:

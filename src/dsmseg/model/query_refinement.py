@@ -10,16 +10,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.anomaly_prompt import mask_prompt, min_max, organ_prompt
-from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
+from dsmseg.model.attention import START_SCALE, MultiHeadAttention, SelfAttentionBlock
 from dsmseg.model.config import Prompt
+from dsmseg.model.mask_head import FIRST_BIAS
+from dsmseg.model.pointwise import PointwiseConvolution
 from dsmseg.model.semantic_diffusion import SemanticDiffusion
 
+RESPONDING_LEVELS = 2
+"""Tumor queries answer at the two finest levels, strides 8 and 4: a tumor of 2 cm is one voxel of the coarser ones."""
 
-class RefinedQueries(NamedTuple):
-    """Queries after the last DQR block."""
+
+class Queries(NamedTuple):
+    """Queries between DQR blocks."""
 
     organs: Float[Tensor, "batch organ width"]
     tumors: Float[Tensor, "batch tumor width"]
+
+
+class RefinedQueries(NamedTuple):
+    """What the DQR decoder makes of an image.
+
+    organs, tumors: queries after the last block, layer-normalized.
+    responses: of the tumor queries at strides 8 and 4, as logits.
+    finest: the map that masks are read from, with what Eq. 18 brings to it from level 4.
+    """
+
+    organs: Float[Tensor, "batch organ width"]
+    tumors: Float[Tensor, "batch tumor width"]
+    responses: list[Float[Tensor, "batch tumor x_i y_i z_i"]]
+    finest: Float[Tensor, "batch channel_5 x_5 y_5 z_5"]
 
 
 class GuidedDiffusion(nn.Module):
@@ -32,7 +51,7 @@ class GuidedDiffusion(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build for maps of ``channels`` channels."""
         super().__init__()
-        self.project = nn.Conv3d(channels, channels, kernel_size=1, bias=False)
+        self.project = PointwiseConvolution(channels, channels, kernel_size=1, bias=False)
         self.normalize = nn.GroupNorm(1, channels, affine=False)
         self.diffuse = SemanticDiffusion(channels)
 
@@ -50,7 +69,7 @@ class ProjectedFeature(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build for maps of ``channels`` channels."""
         super().__init__()
-        self.project = nn.Conv3d(channels, channels, kernel_size=1)
+        self.project = PointwiseConvolution(channels, channels, kernel_size=1)
 
     def forward(
         self, feature: Float[Tensor, "batch channel x y z"], deeper: Float[Tensor, "batch channel x y z"]
@@ -78,8 +97,12 @@ class QueryRefinementBlock(nn.Module):
         diffusion: bool = True,
         mask_prompt: bool = True,
         prompt: Prompt = "anomalies",
+        responds_as: int = 0,
     ) -> None:
-        """Build a block for a level of ``channels`` channels; the switches are those of ``QueryRefinementDecoder``."""
+        """Build a block for a level of ``channels`` channels; the switches are those of ``QueryRefinementDecoder``.
+
+        ``responds_as``: that many tumor queries tell, beside, where at this level they see their tumor.
+        """
         super().__init__()
         self.mask_prompt = mask_prompt
         self.points_to: Prompt = prompt
@@ -91,15 +114,16 @@ class QueryRefinementBlock(nn.Module):
         self.from_level = nn.Linear(channels, width)
         self.self_attention = SelfAttentionBlock(width=width, heads=heads, feed_forward_width=feed_forward_width)
         self.self_attention.start_near_identity()  # Stage 2 begins with the organs of Stage 1
+        self.response = TumorResponse(width=width, context=2 * channels, tumors=responds_as) if responds_as else None
 
     def forward(
         self,
         feature: Float[Tensor, "batch channel x y z"],
         deeper: Float[Tensor, "batch channel x y z"],
         score: Float[Tensor, "batch x y z"],
-        queries: RefinedQueries,
-    ) -> tuple[RefinedQueries, Float[Tensor, "batch channel x y z"]]:
-        """Return the updated queries, and F_i + F^_i for the next level.
+        queries: Queries,
+    ) -> tuple[Queries, Float[Tensor, "batch channel x y z"], Float[Tensor, "batch tumor x y z"] | None]:
+        """Return the updated queries, F_i + F^_i for the next level, and the tumors' response where one is asked for.
 
         Args:
             feature: F_i.
@@ -108,10 +132,14 @@ class QueryRefinementBlock(nn.Module):
             queries: the queries so far.
         """
         diffused = self.enhance(feature, deeper)
-        tumors = self.attend(queries.tumors, *self.context(feature, diffused, score))
+        context, mask = self.context(feature, diffused, score)
+        tumors = self.attend(queries.tumors, context, mask)
         tokens = self.self_attention(torch.cat([queries.organs, tumors], dim=1))
         organs, tumors = tokens.split([queries.organs.shape[1], tumors.shape[1]], dim=1)
-        return RefinedQueries(organs, tumors), feature + diffused
+        response = None
+        if self.response is not None:
+            response = self.response(tumors, context).unflatten(2, feature.shape[2:])
+        return Queries(organs, tumors), feature + diffused, response
 
     def attend(
         self,
@@ -145,6 +173,28 @@ class QueryRefinementBlock(nn.Module):
         return torch.cat([context, anomaly.to(context.dtype)], dim=-1), None
 
 
+class TumorResponse(nn.Module):
+    """How strongly each tumor query answers to each voxel of a level, as a scaled dot product: a logit.
+
+    The paper has responses of organ queries alone. Supervised, these let a tumor query learn where its tumor is before
+    any mask of it at full resolution does.
+    """
+
+    def __init__(self, *, width: int, context: int, tumors: int) -> None:
+        """Build for queries of ``width`` and voxels of ``context`` channels."""
+        super().__init__()
+        self.context, self.scale = context, context**-0.5
+        self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, context))
+        self.bias = nn.Parameter(torch.full((tumors,), FIRST_BIAS))
+
+    def forward(
+        self, tumors: Float[Tensor, "batch tumor width"], context: Float[Tensor, "batch voxel context_and_score"]
+    ) -> Float[Tensor, "batch tumor voxel"]:
+        """Return the responses; of a context that holds the anomaly score as well, that is left out."""
+        response: Tensor = self.scale * self.query(tumors) @ context[..., : self.context].transpose(1, 2)
+        return response + self.bias[:, None]
+
+
 class FeatureFusion(nn.Module):
     """What the next level gets of a level: F_{i+1} = Conv(F_i + F^_i) (Eq. 18).
 
@@ -156,7 +206,7 @@ class FeatureFusion(nn.Module):
     def __init__(self, channels: int, following: int) -> None:
         """Build between levels of ``channels`` and ``following`` channels."""
         super().__init__()
-        self.convolution = nn.Conv3d(channels, following, kernel_size=1)
+        self.convolution = PointwiseConvolution(channels, following, kernel_size=1)
 
     def forward(
         self,
@@ -174,13 +224,15 @@ class QueryRefinementDecoder(nn.Module):
     """The DQR decoder: learned tumor queries, refined at strides 32, 16, 8 and 4 beside the organ queries.
 
     What Eq. 18 brings from level i also guides the diffusion of level i + 1. The first level has no deeper one and
-    guides itself; after the last level, no map is left to fuse with.
+    guides itself. The last level, i = 4, is fused with the map that masks are read from, so that what the diffusion
+    enhances reaches the masks.
     """
 
     def __init__(
         self,
         *,
         level_channels: Sequence[int],
+        finest_channels: int,
         width: int,
         tumors: int = 20,
         heads: int = 8,
@@ -193,6 +245,7 @@ class QueryRefinementDecoder(nn.Module):
 
         Args:
             level_channels: channels of the levels, deepest first; each, and ``width``, a multiple of ``heads``.
+            finest_channels: channels of the map that masks are read from.
             width: width C of the queries.
             tumors: number of tumor queries.
             heads: heads of every attention layer.
@@ -216,12 +269,16 @@ class QueryRefinementDecoder(nn.Module):
                 diffusion=diffusion,
                 mask_prompt=mask_prompt,
                 prompt=prompt,
+                responds_as=tumors if place >= len(level_channels) - RESPONDING_LEVELS else 0,
             )
-            for channels in level_channels
+            for place, channels in enumerate(level_channels)
         )
         self.fuse = nn.ModuleList(
-            FeatureFusion(channels, following) for channels, following in pairwise(level_channels)
+            FeatureFusion(channels, following) for channels, following in pairwise([*level_channels, finest_channels])
         )
+        with torch.no_grad():  # Stage 2 begins with the masks of Stage 1
+            for parameter in self.fuse[-1].parameters():
+                parameter.mul_(START_SCALE)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -229,18 +286,22 @@ class QueryRefinementDecoder(nn.Module):
         levels: Sequence[Float[Tensor, "batch _ _ _ _"]],
         organ_queries: Float[Tensor, "batch organ width"],
         scores: Sequence[Float[Tensor, "batch _ _ _"]],
+        finest: Float[Tensor, "batch channel_5 x_5 y_5 z_5"],
     ) -> RefinedQueries:
-        """Return the refined queries, layer-normalized.
+        """Return the refined queries, and the map to read masks from.
 
         Args:
             levels: F_1..F_4, deepest first.
             organ_queries: O^ of Stage 1.
             scores: anomaly score (Eq. 14) of each level, at the level's resolution.
+            finest: the backbone's map that masks are read from.
         """
-        queries = RefinedQueries(organ_queries, self.tumor_queries.expand(len(organ_queries), -1, -1))
+        queries = Queries(organ_queries, self.tumor_queries.expand(len(organ_queries), -1, -1))
         feature = deeper = levels[0]
-        for index, (block, score) in enumerate(zip(self.blocks, scores, strict=True)):
-            queries, enhanced = block(feature, deeper, score, queries)
-            if index < len(self.fuse):
-                feature, deeper = self.fuse[index](enhanced, levels[index + 1])
-        return RefinedQueries(self.norm(queries.organs), self.norm(queries.tumors))
+        responses = []
+        for block, fuse, score, following in zip(self.blocks, self.fuse, scores, [*levels[1:], finest], strict=True):
+            queries, enhanced, response = block(feature, deeper, score, queries)
+            feature, deeper = fuse(enhanced, following)
+            if response is not None:
+                responses.append(response)
+        return RefinedQueries(self.norm(queries.organs), self.norm(queries.tumors), responses, feature)

@@ -128,23 +128,24 @@ class SelectiveStateSpace(nn.Module):
     Runs in float32 whatever the autocast, for the reason that ``selective_scan`` gives.
     """
 
-    def __init__(self, *, channels: int, state: int = 16) -> None:
+    def __init__(self, *, channels: int, state: int = 16, skip: bool = True) -> None:
+        """Build the layer; ``skip`` adds Mamba's residual, which the paper does not print."""
         super().__init__()
         self.step = nn.Linear(channels, channels)
         self.input_map = nn.Linear(channels, state, bias=False)
         self.output_map = nn.Linear(channels, state, bias=False)
         self.log_decay = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(channels, 1))
-        self.skip = nn.Parameter(torch.ones(channels))
+        self.skip = nn.Parameter(torch.ones(channels)) if skip else None
         steps = torch.logspace(-3, -1, channels)
         with torch.no_grad():
             self.step.weight.mul_(0.1)
             self.step.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus^-1: memories of 10 to 1000 tokens
 
     def forward(self, sequence: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length channel"]:
-        """Give C_t h_t (Eq. 6) of each token, plus ``skip`` x_t: Mamba's residual, which the paper does not print."""
+        """Give C_t h_t (Eq. 6) of each token, plus ``skip`` x_t where there is that residual."""
         with torch.autocast(sequence.device.type, enabled=False):
             sequence = sequence.to(torch.promote_types(sequence.dtype, torch.float32))
             step = functional.softplus(self.step(sequence))
             input_map, output_map = self.input_map(sequence), self.output_map(sequence)
             output = selective_scan(sequence, step, -self.log_decay.exp(), input_map, output_map)
-            return output + self.skip * sequence
+            return output if self.skip is None else output + self.skip * sequence

@@ -120,7 +120,7 @@ class SwinUNETR(nn.Module):
 
     Attributes:
         level_channels: channels of F_1..F_4: 16, 8, 4 and 2 times the feature size.
-        embedding_channels: channels of the full-resolution embedding, the feature size.
+        half_channels, embedding_channels: channels at stride 2 and at full resolution, the feature size.
     """
 
     def __init__(self, *, input_channels: int, feature_size: int) -> None:
@@ -128,7 +128,7 @@ class SwinUNETR(nn.Module):
         super().__init__()
         size = feature_size
         self.level_channels: tuple[int, ...] = (16 * size, 8 * size, 4 * size, 2 * size)
-        self.embedding_channels = size
+        self.half_channels = self.embedding_channels = size
         self.swinViT = SwinTransformer(input_channels, size)
         self.encoder1 = _encoder(input_channels, size)
         self.encoder2 = _encoder(size, size)
@@ -163,7 +163,9 @@ class SwinUNETR(nn.Module):
         embedding = self.decoder1(stride_2, self.encoder1(image))
         levels = zip((stride_32, stride_16, stride_8, stride_4), (32, 16, 8, 4), strict=True)
         return PixelFeatures(
-            levels=tuple(_crop(level, size, stride) for level, stride in levels), embedding=_crop(embedding, size, 1)
+            levels=tuple(_crop(level, size, stride) for level, stride in levels),
+            half=_crop(stride_2, size, 2),
+            embedding=_crop(embedding, size, 1),
         )
 
 

@@ -20,9 +20,11 @@ from dsmseg.synthesis.noise import seed_of, smooth_noise
 from dsmseg.synthesis.phantom.canvas import Frame
 from dsmseg.synthesis.phantom.structures import id_of
 from dsmseg.synthesis.warp import WarpRange, random_warp, sample_linear, sample_nearest, uniform
+from dsmseg.taxonomy import ORGANS
 from dsmseg.volume import Volume, read_labels, read_scan, resample
 
 SOURCE_SPACING = 1.5  # mm; the grid on which a body is kept
+ALL_ORGANS = frozenset(one.id for one in ORGANS)
 HULL_STEP = 2  # the hull is smooth: every second voxel is enough
 
 
@@ -31,7 +33,8 @@ class Body:
     """A labelled body on an isotropic grid of ``SOURCE_SPACING``, ready to be sampled.
 
     structures: ids of the anatomy. hull_distance: mm from the hull of all structures, on every ``HULL_STEP``-th voxel.
-    image: HU of the real scan, if there is one. landmarks: for each organ in the body some of its voxels.
+    image: HU of the real scan, if there is one. landmarks: for each organ in the body some of its voxels. healthy: ids
+    of the organs that are known to hold no tumor or cyst in the real scan.
     """
 
     anatomy: Anatomy
@@ -39,16 +42,24 @@ class Body:
     hull_distance: Float[Tensor, "i_2 j_2 k_2"]
     image: Float[Tensor, "i j k"] | None
     landmarks: tuple[Float[Tensor, "point 3"], ...]
+    healthy: frozenset[int]
+    healthy_painted: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training patch: HU, organ ids (0 none), where the source had data at all, which organs are annotated."""
+    """One training patch: HU, organ ids (0 none), where the source had data at all, which organs are annotated.
+
+    healthy: ids of the organs known to hold no tumor or cyst. slab: first slice and end of the scan, where it is thin:
+    the slices beyond repeat its outermost ones.
+    """
 
     image: Float[Tensor, "x y z"]
     organs: UInt8[Tensor, "x y z"]
     inside: Bool[Tensor, "x y z"]
     annotated: tuple[int, ...]
+    healthy: frozenset[int]
+    slab: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +74,13 @@ class PatchPlan:
     truncation: float = 0.0  # how often the scan is a thin slab: its first and last slice repeated, as in inference
 
 
-def read_body(labels: Path, image: Path | None, anatomy: Anatomy, *, organs: bool = False) -> Body:
+def read_body(
+    labels: Path, image: Path | None, anatomy: Anatomy, *, organs: bool = False, healthy: frozenset[int] = frozenset()
+) -> Body:
     """Read a label map of ``anatomy`` and, where it has one, its CT (same place in mm; grids may differ).
 
-    ``organs``: the labels are organs of the taxonomy, and ``anatomy`` is `phantom_anatomy`.
+    ``organs``: the labels are organs of the taxonomy, and ``anatomy`` is `phantom_anatomy`. ``healthy``: ids of the
+    organs that are known to hold no tumor or cyst in the CT.
 
     Raises:
         InputError: a file cannot be read, an id is unknown, or the two do not lie at the same place.
@@ -94,6 +108,8 @@ def read_body(labels: Path, image: Path | None, anatomy: Anatomy, *, organs: boo
         hull_distance=torch.from_numpy(_hull_distance(structures[::HULL_STEP, ::HULL_STEP, ::HULL_STEP] > 0)),
         image=None if hu is None else torch.from_numpy(scanner.blur(hu.numpy(), (0.6, 0.6, 0.6))),
         landmarks=_landmarks(structures, anatomy),
+        healthy=healthy,
+        healthy_painted=_healthy_structures(structures, anatomy),
     )
 
 
@@ -122,7 +138,9 @@ def draw(
     image = torch.where(inside, image, AIR)
     image = image * uniform(0.95, 1.05, generator) + uniform(-12.0, 12.0, generator)
     organs = torch.from_numpy(body.anatomy.organs)[structures.long()]
-    return sometimes_thin(Sample(image, organs, inside, body.anatomy.annotated_organs), plan, chance)
+    healthy = body.healthy if real else body.healthy_painted
+    sample = Sample(image, organs, inside, body.anatomy.annotated_organs, healthy, (0, plan.size[2]))
+    return sometimes_thin(sample, plan, chance)
 
 
 def draw_whole(body: Body, spacing: float, seed: int) -> Sample:
@@ -146,7 +164,13 @@ def sometimes_thin(sample: Sample, plan: PatchPlan, random: Generator_) -> Sampl
     first = int(random.uniform(0, count - thick))
     slices = torch.arange(count).clamp(first, first + thick - 1)
     image, organs, inside = (part[:, :, slices] for part in (sample.image, sample.organs, sample.inside))
-    return Sample(image, organs, inside, sample.annotated)
+    return Sample(image, organs, inside, sample.annotated, sample.healthy, (first, first + thick))
+
+
+def _healthy_structures(structures: NDArray[np.uint8], anatomy: Anatomy) -> frozenset[int]:
+    """Give the organs that hold no lesion where a body is painted: all but those that have cysts in the label map."""
+    cysts = [index for index, name in enumerate(anatomy.structures) if "cyst" in name]
+    return ALL_ORGANS - {int(anatomy.organs[index]) for index in cysts if (structures == index).any()}
 
 
 def _recolor(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dsmseg.synthesis.anatomy import phantom_anatomy
 from dsmseg.synthesis.appearance import draw_look, paint
-from dsmseg.synthesis.bodies import PatchPlan, Sample, sometimes_thin
+from dsmseg.synthesis.bodies import ALL_ORGANS, PatchPlan, Sample, sometimes_thin
 from dsmseg.synthesis.noise import seed_of
 from dsmseg.synthesis.phantom.body import draw_body
 from dsmseg.synthesis.phantom.canvas import Frame
@@ -69,6 +69,8 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
         torch.from_numpy(anatomy.organs[canvas.structures]),
         torch.ones(plan.size, dtype=torch.bool),
         anatomy.annotated_organs,
+        ALL_ORGANS,
+        (0, plan.size[2]),
     )
     return sometimes_thin(sample, plan, random)
 

@@ -32,6 +32,7 @@ def describe(recipe: Recipe, stage: Literal[1, 2], data: Data, *, steps: int) ->
             method=recipe.method,
             ablation=recipe.ablation,
             prompt=recipe.prompt,
+            readings=recipe.readings,
             organs=tuple(one.name for one in classes if one.kind == "organ"),
             tumors=tuple(one.name for one in classes if one.kind == "tumor") if stage == 2 else (),
             text_encoder="all-MiniLM-L6-v2" if recipe.text is None else recipe.text.name,

@@ -1,6 +1,7 @@
 """What a stage minimizes: the losses of § 4.1.2 and § 4.2.4 on a batch's labels, each weighted."""
 
 from dataclasses import replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -8,7 +9,15 @@ from torch import Tensor
 from dsmseg.baselines import BaselineOutput
 from dsmseg.model import DSMOutput
 from dsmseg.model.hungarian_matching import hungarian_loss
-from dsmseg.model.losses import PartialLabels, mask_loss, part_of, presence_loss, response_loss, soft_dice
+from dsmseg.model.losses import (
+    PartialLabels,
+    background_loss,
+    mask_loss,
+    part_of,
+    presence_loss,
+    response_loss,
+    soft_dice,
+)
 from dsmseg.training.recipe import Loss
 
 
@@ -18,20 +27,28 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     mask: Eq. 13 of organs; tumor_mask: the same of tumors, a mean of their own, since a scan tells of one or two
     tumors and of up to 25 organs. In Stage 2 the target of the cross-entropy is diag(p) Y (§ 4.2.4); where there is no
     text alignment (Table 5, rows 1 and 5), mask is that of matched queries, organs and tumors together. response: each
-    level's organ response. presence: is the organ in the patch at all (§ 4.1.2). alignment: -log p of Eq. 20.
+    level's organ response, and that of the background queries; tumor_response: the tumors' at strides 8 and 4.
+    presence, tumor_presence: is the class in the patch at all (§ 4.1.2). alignment: -log p of Eq. 20.
 
     Args:
         output: of the network.
         labels: of all 45 classes.
         weights: of the terms.
     """
-    organs = part_of(labels, 0, output.organ_logits.shape[1])
+    count = output.organ_logits.shape[1]
+    organs = part_of(labels, 0, count)
     terms = _mask_terms(output, labels, weights)
     answering = _healthy(labels, organs) if weights.responds_to == "healthy" else organs
-    terms["response"] = weights.response * response_loss(
-        output.responses, answering, cross_entropy_weight=weights.cross_entropy
-    )
+    response = response_loss(output.responses, answering, **_readings(weights, weights.organ_share))
+    if output.background[0].shape[1]:
+        response = response + background_loss(output.background, organs)
+    terms["response"] = weights.response * response
     terms["presence"] = weights.presence * presence_loss(output.presence, organs)
+    if output.tumor_presence is not None:
+        tumors = part_of(labels, count, labels.masks.shape[1])
+        by_tumors = response_loss(output.tumor_responses, tumors, **_readings(weights, weights.tumor_share))
+        terms["tumor_response"] = weights.tumor * weights.response * by_tumors
+        terms["tumor_presence"] = weights.tumor * weights.presence * presence_loss(output.tumor_presence, tumors)
     if weights.alignment and output.log_probability is not None:
         log_p = output.log_probability.diagonal(dim1=1, dim2=2)
         known = labels.annotated
@@ -52,6 +69,8 @@ def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[s
         "tumor_mask": everywhere - among_organs,
         "response": among_organs,
         "presence": among_organs,
+        "tumor_response": everywhere - among_organs,
+        "tumor_presence": everywhere - among_organs,
         "alignment": int(labels.annotated.sum()),
         "query_distribution": len(labels.masks),
     }
@@ -83,21 +102,40 @@ def _judged(labels: PartialLabels) -> int:
     return int(labels.annotated.sum()) - len(labels.merged)
 
 
+class _Readings(TypedDict):
+    """How the Dice and cross-entropy of a term are taken, see ``dsmseg.model.losses.mask_loss``."""
+
+    cross_entropy_weight: float
+    over_batch: bool
+    least_share: float
+
+
+def _readings(weights: Loss, least_share: float) -> _Readings:
+    return {
+        "cross_entropy_weight": weights.cross_entropy,
+        "over_batch": weights.dice_over == "batch",
+        "least_share": least_share,
+    }
+
+
 def _mask_terms(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
     if output.proposals is not None:
-        return {"mask": hungarian_loss(output.proposals, labels, cross_entropy_weight=weights.cross_entropy)}
+        share = weights.tumor_share  # queries are of any class: the rarest need it
+        loss = hungarian_loss(output.proposals, labels, cross_entropy_weight=weights.cross_entropy, least_share=share)
+        return {"mask": loss}
     certainty: Tensor | None = None
     if output.log_probability is not None and weights.certainty != "none":
         certainty = output.log_probability.diagonal(dim1=1, dim2=2).exp()
         if weights.certainty == "given":
             certainty = certainty.detach()
 
-    def judge(logits: Tensor, first: int) -> Tensor:
+    def judge(logits: Tensor, first: int, least_share: float) -> Tensor:
         end = first + logits.shape[1]
         p = None if certainty is None else certainty[:, first:end]
-        return mask_loss(logits, part_of(labels, first, end), p, cross_entropy_weight=weights.cross_entropy)
+        return mask_loss(logits, part_of(labels, first, end), p, **_readings(weights, least_share))
 
-    terms = {"mask": judge(output.organ_logits, 0)}
+    terms = {"mask": judge(output.organ_logits, 0, weights.organ_share)}
     if output.tumor_logits is not None:
-        terms["tumor_mask"] = weights.tumor * judge(output.tumor_logits, output.organ_logits.shape[1])
+        tumors = judge(output.tumor_logits, output.organ_logits.shape[1], weights.tumor_share)
+        terms["tumor_mask"] = weights.tumor * tumors
     return terms

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from dsmseg.datasets.patches import Balance, PatchDataset, PatchSampler
-from dsmseg.datasets.store import StoredCase
+from dsmseg.datasets.store import CaseRecord, StoredCase
 from dsmseg.errors import DsmsegError
 from dsmseg.inference.windows import channels
 from dsmseg.model.losses import PartialLabels
@@ -19,6 +20,7 @@ from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.bodies import Body, PatchPlan, Sample, draw
 from dsmseg.synthesis.noise import generator as stream
 from dsmseg.synthesis.online import draw_phantom
+from dsmseg.synthesis.tumors.patches import LabelledPatch, TumorPlan, absent_kinds, put_tumors
 from dsmseg.synthesis.warp import uniform
 from dsmseg.taxonomy import CLASSES
 from dsmseg.training.augmentation import draw_augmentation
@@ -78,15 +80,31 @@ class StoredPatches:
         balance: Balance,
         batch: int,
         seed: int,
+        absent: Callable[[CaseRecord], frozenset[int]],
+        tumors: TumorPlan | None = None,
     ) -> None:
-        self.batch = batch
+        """Take cases, and say what of them is drawn.
+
+        ``absent``: tells which kinds of tumor a case is known to lack; ``tumors``: what is put into patches.
+        """
+        self.batch, self.seed, self.tumors, self.absent = batch, seed, tumors, absent
         self.dataset = PatchDataset(cases, size, hu_windows, augment=partial(draw_augmentation, limits))
         self.sampler = PatchSampler(cases, draws=0, seed=seed, balance=balance)
 
     def patch(self, step: int, place: int) -> LearningPatch:
         """Give a patch of a step's batch."""
-        patch = self.dataset[self.sampler.draw(step * self.batch + place)]
-        return LearningPatch(patch.image, patch.masks(), patch.annotated, patch.merged, patch.case)
+        raw = self.dataset.read(self.sampler.draw(step * self.batch + place))
+        patch = self.dataset.finish(raw)
+        if self.tumors is None:
+            return LearningPatch(patch.image, patch.masks(), patch.annotated, patch.merged, patch.case)
+        record = raw.case.record
+        healthy = LabelledPatch(
+            raw.hu.astype(np.float32), patch.masks().numpy(), patch.annotated.numpy(), self.absent(record),
+            raw.case.settings.spacing, patch.merged,
+        )  # fmt: skip
+        grown = put_tumors(healthy, self.tumors, stream(self.seed, "tumors", step, place))
+        image = patch.image if grown.image is healthy.image else self.dataset.finish(replace(raw, hu=grown.image)).image
+        return _learning(image, grown, patch.case)
 
 
 class DrawnPatches:
@@ -102,16 +120,17 @@ class DrawnPatches:
         phantoms: float,
         reuse: int,
         seed: int,
+        tumors: TumorPlan | None = None,
     ) -> None:
         """Take bodies, and say what of them is drawn.
 
         ``plan``: of a step; ``real``: how many patches of a batch, the first ones, are from real CT; ``phantoms``: the
-        share of phantoms among the others; ``reuse``: of each draw.
+        share of phantoms among the others; ``reuse``: of each draw; ``tumors``: what is put into each use of a draw.
         """
         self.real = [body for body in bodies if body.image is not None]
         self.all = list(bodies)
         self.plan, self.hu_windows, self.real_count = plan, hu_windows, real
-        self.phantoms, self.reuse, self.seed = phantoms, reuse, seed
+        self.phantoms, self.reuse, self.seed, self.tumors = phantoms, reuse, seed, tumors
         self._drawn: dict[tuple[int, int], Sample] = {}
 
     def patch(self, step: int, place: int) -> LearningPatch:
@@ -122,14 +141,12 @@ class DrawnPatches:
             self._drawn = {key: value for key, value in self._drawn.items() if key[0] // BLOCK == block}
             self._drawn[index, place] = self._draw(index, place)
         sample, random = self._drawn[index, place], _generator(self.seed, 1, step, place)
-        image = channels(_vary(sample.image, random), self.hu_windows)[0]
-        masks = torch.zeros(len(CLASSES), *sample.organs.shape, dtype=torch.bool)
-        annotated = torch.zeros(len(CLASSES), dtype=torch.bool)
-        for organ in sample.annotated:
-            masks[organ - 1] = sample.organs == organ
-            annotated[organ - 1] = True
-        masks[LIVER - 1] |= sample.organs == HEPATIC_VESSEL
-        return LearningPatch(image, masks, annotated, (), f"draw {index}.{place}")
+        patch = _labelled(sample, self.plan(step).spacing)
+        if self.tumors is not None:
+            patch = put_tumors(patch, self.tumors, stream(self.seed, "tumors", step, place))
+        patch = _beyond_slab(patch, sample)
+        image = channels(_vary(torch.from_numpy(patch.image), random), self.hu_windows)[0]
+        return _learning(image, patch, f"draw {index}.{place}")
 
     def _draw(self, index: int, place: int) -> Sample:
         random = _generator(self.seed, 0, index, place)
@@ -194,6 +211,34 @@ def collate(patches: Sequence[LearningPatch]) -> Batch:
         merged=tuple((item, *pair) for item, patch in enumerate(patches) for pair in patch.merged),
     )
     return Batch(torch.stack([patch.image for patch in patches]), labels, tuple(patch.name for patch in patches))
+
+
+def _labelled(sample: Sample, spacing: float) -> LabelledPatch:
+    """Give a drawn patch with masks of all classes, of the slices that the scan has."""
+    organs = sample.organs[:, :, slice(*sample.slab)].numpy()
+    masks = np.zeros((len(CLASSES), *organs.shape), np.bool_)
+    annotated = np.zeros(len(CLASSES), np.bool_)
+    for organ in sample.annotated:
+        np.equal(organs, organ, out=masks[organ - 1])
+        annotated[organ - 1] = True
+    masks[LIVER - 1] |= organs == HEPATIC_VESSEL
+    image = sample.image[:, :, slice(*sample.slab)].numpy()
+    return LabelledPatch(image, masks, annotated, absent_kinds(sample.healthy), (spacing,) * 3)
+
+
+def _beyond_slab(patch: LabelledPatch, sample: Sample) -> LabelledPatch:
+    """Repeat the outermost slices of a thin scan to the patch's size."""
+    first, end = sample.slab
+    count = sample.image.shape[2]
+    if end - first == count:
+        return patch
+    slices = np.arange(count).clip(first, end - 1) - first
+    return replace(patch, image=patch.image[:, :, slices], masks=patch.masks[:, :, :, slices])
+
+
+def _learning(image: Float[Tensor, "window x y z"], patch: LabelledPatch, name: str) -> LearningPatch:
+    masks, annotated = torch.from_numpy(patch.masks), torch.from_numpy(patch.annotated)
+    return LearningPatch(image, masks, annotated, patch.merged, name)
 
 
 def _vary(image: Float[Tensor, "x y z"], random: Generator) -> Float[Tensor, "x y z"]:

@@ -10,8 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from dsmseg.baselines import Method
 from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.splits import Protocol
-from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, ablated
-from dsmseg.taxonomy import ORGANS, TUMORS, find
+from dsmseg.errors import InputError
+from dsmseg.model import PRESETS, Ablation, DSMConfig, Prompt, Readings, ablated
+from dsmseg.synthesis.tumors.kinds import tumor_class
+from dsmseg.synthesis.tumors.patches import TumorPlan
+from dsmseg.taxonomy import ORGANS, TUMORS, find, find_all
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -61,25 +64,33 @@ class _Section(BaseModel):
 
 
 class BodySource(_Section):
-    """A labelled body to learn from: a TotalSegmentator label map and, where it has one, its CT."""
+    """A labelled body to learn from: a TotalSegmentator label map and, where it has one, its CT.
+
+    healthy: organs in which the CT is known to hold no tumor and no cyst; "all" for all. Tumors are put into these
+    alone. A body that is painted from its label map is healthy wherever the map has no cyst.
+    """
 
     labels: Path
     image: Path | None = None
     name: str
     licence: str
     source: str
+    healthy: tuple[str, ...] = ()
 
 
 class Store(_Section):
     """Prepared scans to learn from.
 
     path: what `dsmseg datasets prepare` wrote. protocol: which of its scans are for training. splits: a table of parts
-    and stages of their own, such as a synthetic benchmark's; without it the public data sets'.
+    and stages of their own, such as a synthetic benchmark's; without it the public data sets'. healthy: data sets
+    whose scans are known to hold no tumor and no cyst but those that are labelled; those of the synthetic benchmark
+    need not be named.
     """
 
     path: Path
     protocol: Protocol = "paper"
     splits: Path | None = None
+    healthy: tuple[str, ...] = ()
 
 
 class Sampling(_Section):
@@ -114,6 +125,27 @@ class AugmentationRange(_Section):
     brightness_chance: Fraction = 0.15
     gamma: tuple[Positive, Positive] = (0.7, 1.5)
     gamma_chance: Fraction = 0.3
+
+
+class Tumors(_Section):
+    """Tumors that are put into patches as they are drawn, where the scan is known to have none of their kind.
+
+    kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
+    never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
+    get a tumor; the others stay healthy.
+    """
+
+    kinds: Annotated[tuple[str, ...], Field(min_length=1)]
+    chance: Fraction = 0.5
+
+    @property
+    def plan(self) -> TumorPlan:
+        """Give what is put into patches.
+
+        Raises:
+            InputError: a name is no kind of tumor.
+        """
+        return TumorPlan(kinds=tuple(tumor_class(name) for name in self.kinds), chance=self.chance)
 
 
 NO_AUGMENTATION = AugmentationRange(
@@ -168,6 +200,10 @@ class Loss(_Section):
     gradient through p lowers p, and with it the target of what should be found. The letter, "learned" without
     alignment, unlearns the organs; the defaults are what measured best (docs/decisions/0018).
 
+    dice_over: Dice of a class is taken over all patches of a step together, or patch by patch (the letter).
+    organ_share, tumor_share: in the cross-entropy, the voxels of a class that is in a patch weigh as if they filled at
+    least this share of it; 0 is the letter. A tumor of 1 cm fills a thousandth of a patch (docs/decisions/0027).
+
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
     without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
     """
@@ -178,13 +214,16 @@ class Loss(_Section):
     presence: NotNegative = 0.1
     alignment: NotNegative = 0.1
     certainty: Literal["learned", "given", "none"] = "none"
+    dice_over: Literal["batch", "patch"] = "batch"
+    organ_share: Fraction = 0.0
+    tumor_share: Fraction = 0.1
     responds_to: Literal["organ", "healthy"] = "organ"
 
 
 class Stage(_Section):
     """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
 
-    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    clip_norm: of the whole gradient, as nnU-Net has it; what lies below is left alone. cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     """
 
@@ -194,7 +233,7 @@ class Stage(_Section):
     warm_up: HowLong = Length(200, "steps")
     cool_down: HowLong = Length(1500, "steps")
     weight_decay: NotNegative = 1e-2
-    clip_norm: Positive = 1.0
+    clip_norm: Positive = 12.0
     average: Fraction = 0.999
 
     @model_validator(mode="after")
@@ -240,7 +279,8 @@ class Recipe(_Section):
     method: DSM, or a baseline of Tables 2-4 (docs/baselines.md). A baseline learns organs and tumors in one stage,
     whose course is ``stage_2``; ``sml`` only measures there, on ``swin_unetr`` weights that ``start`` names. ablation:
     DSM's row of Table 5, by what it leaves out. prompt: where the mask prompts of Stage 2 point: to what no organ query
-    answers for (Eq. 15), or to the organs and a voxel around them.
+    answers for (Eq. 15), or to the organs and a voxel around them. readings: of what the paper leaves open, see
+    `dsmseg.model.Readings`.
     data: the folder that the paths of store, splits, bodies and text start from. start: weights to start from instead
     of chance, packaged ones by name; with ``stage_1`` left out, Stage 2 goes on from them. backbone: what `dsmseg
     weights import` has written, to start from.
@@ -256,6 +296,7 @@ class Recipe(_Section):
     method: Method = "dsm"
     ablation: Ablation = "full"
     prompt: Prompt = "anomalies"
+    readings: Readings = Readings()
     seed: Natural = 0
     hu_windows: tuple[tuple[float, float], ...] = ((-175.0, 250.0), (-1000.0, 1000.0))
     data: Path = Path()
@@ -265,6 +306,7 @@ class Recipe(_Section):
     batch: Batch
     sampling: Sampling = Sampling()
     augmentation: AugmentationRange = AugmentationRange()
+    tumors: Tumors | None = None
     loss: Loss = Loss()
     stage_1: Stage | None = None
     stage_2: Stage | None = None
@@ -279,7 +321,7 @@ class Recipe(_Section):
     @property
     def network(self) -> DSMConfig:
         """Give the configuration of the network, in its last stage."""
-        return replace(ablated(PRESETS[self.preset], self.ablation), prompt=self.prompt)
+        return replace(ablated(PRESETS[self.preset], self.ablation), prompt=self.prompt, readings=self.readings)
 
     @property
     def reads_text(self) -> bool:
@@ -311,6 +353,10 @@ class Recipe(_Section):
         self._check_what_learns()
         for name in self.classes:
             find(name)
+        for body in self.bodies:
+            healthy_organs(body)
+        if self.tumors is not None:
+            self.tumors.plan  # noqa: B018 - names are checked
         return self
 
     def _check_method(self) -> None:
@@ -347,8 +393,8 @@ class Recipe(_Section):
             raise ValueError("batch asks for real patches, but no body has an image")
         if batch.synthetic and batch.phantoms < 1 and not self.bodies:
             raise ValueError("bodies are missing; with batch.phantoms = 1 there need be none")
-        if self.stage_2 is not None and not batch.stored:
-            raise ValueError("stage_2 learns tumors, which only stored patches have")
+        if self.stage_2 is not None and not batch.stored and self.tumors is None:
+            raise ValueError("stage_2 learns tumors: take stored patches, or have them put into drawn ones (tumors)")
 
     def _check_sharing(self) -> None:
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
@@ -368,3 +414,19 @@ class Recipe(_Section):
     def record(self) -> dict[str, Any]:
         """Give all settings, as JSON holds them."""
         return self.model_dump(mode="json")
+
+
+def healthy_organs(body: BodySource) -> frozenset[int]:
+    """Give the ids of the organs that a body's CT is known to be healthy in.
+
+    Raises:
+        InputError: a name is no organ.
+    """
+    if not body.healthy:
+        return frozenset()
+    if body.healthy == ("all",):
+        return frozenset(one.id for one in ORGANS)
+    named = [one for name in body.healthy for one in find_all(name)]
+    if tumor := next((one.name for one in named if one.kind == "tumor"), None):
+        raise InputError(f"healthy names {tumor}, which is no organ", mend="Name organs, such as Liver, or all.")
+    return frozenset(one.id for one in named)

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,7 +18,8 @@ from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.warp import WarpRange
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
-from dsmseg.training.recipe import NO_AUGMENTATION, Recipe
+from dsmseg.training.recipe import NO_AUGMENTATION, Recipe, healthy_organs
+from dsmseg.training.tumors import absent_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,13 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
     annotated: set[int] = set()
     cases = _cases(recipe, stage)
     batch = recipe.batch
+    plan = None if recipe.tumors is None else recipe.tumors.plan
     if batch.stored:
         balance = Balance(**recipe.sampling.model_dump())
         limits = NO_AUGMENTATION if recipe.method == "sml" else recipe.augmentation
         stored = StoredPatches(
             cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=limits, balance=balance,
-            batch=batch.stored, seed=recipe.seed + stage,
+            batch=batch.stored, seed=recipe.seed + stage, tumors=plan, absent=partial(absent_in, recipe.store),
         )  # fmt: skip
         sources.append((stored, batch.stored))
         annotated.update(one for case in cases for one in case.record.annotated)
@@ -56,6 +59,8 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
         sources.append((_drawn(recipe), batch.real + batch.synthetic))
         anatomy = phantom_anatomy() if batch.phantoms else totalsegmentator()
         annotated.update(anatomy.annotated_organs)
+    if plan is not None:
+        annotated.update(kind.id for kind in plan.kinds)
     return Data(tuple(sources), cases, frozenset(annotated) & recipe.learned())
 
 
@@ -126,7 +131,8 @@ def _cases(recipe: Recipe, stage: Literal[1, 2]) -> tuple[StoredCase, ...]:
 def _drawn(recipe: Recipe) -> DrawnPatches:
     anatomy = totalsegmentator()
     bodies = [
-        read_body(recipe.data / one.labels, one.image and recipe.data / one.image, anatomy) for one in recipe.bodies
+        read_body(recipe.data / one.labels, one.image and recipe.data / one.image, anatomy, healthy=healthy_organs(one))
+        for one in recipe.bodies
     ]
     patch = recipe.patch
     warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
@@ -139,6 +145,7 @@ def _drawn(recipe: Recipe) -> DrawnPatches:
         phantoms=recipe.batch.phantoms,
         reuse=recipe.batch.reuse,
         seed=recipe.seed,
+        tumors=None if recipe.tumors is None else recipe.tumors.plan,
     )
 
 
