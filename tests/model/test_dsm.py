@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dsmseg.model import PRESETS, TABLE_5, DSMConfig, build
-from dsmseg.model.dsm import MaskHead
+from dsmseg.model import LITERAL, PRESETS, TABLE_5, DSMConfig, build
 
 SMALL = replace(
     PRESETS["starter"], channels=(8, 8, 16, 16, 16, 16), query_width=16, text_width=12, feed_forward_width=16, state=4
@@ -17,18 +16,6 @@ SMALL = replace(
 def network_of(config: DSMConfig) -> torch.nn.Module:
     torch.manual_seed(0)
     return build(config, torch.randn(config.organs + config.tumors, config.text_width))
-
-
-def test_a_mask_is_the_dot_product_of_a_querys_kernel_with_each_voxels_embedding() -> None:
-    torch.manual_seed(0)
-    head = MaskHead(width=6, embedding_channels=4).double()
-    queries, embedding = torch.randn(2, 3, 6, dtype=torch.float64), torch.randn(2, 4, 2, 3, 1, dtype=torch.float64)
-    masks, kernel = head(queries, embedding), head.kernel(queries)
-    for item, query, x, y, z in torch.ones(2, 3, 2, 3, 1).nonzero().tolist():
-        *weights, bias = kernel[item, query].tolist()
-        voxel = embedding[item, :, x, y, z].tolist()
-        expected = sum(weight * value for weight, value in zip(weights, voxel, strict=True)) + bias
-        assert masks[item, query, x, y, z].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_anomaly_map_is_eq_14_of_the_finest_response() -> None:
@@ -44,17 +31,18 @@ def test_query_k_is_of_class_k_organs_before_tumors() -> None:
     def remember(name: str) -> Callable[..., None]:
         return lambda _, given, result: seen.update({name: (given[0], result)})
 
-    for name in ("tumor_decoder", "organ_head", "tumor_head", "text_alignment", "presence_head"):
+    for name in ("tumor_decoder", "organ_head", "tumor_head", "text_alignment", "presence_head", "tumor_presence_head"):
         getattr(network, name).register_forward_hook(remember(name))
     with torch.no_grad():
         output = network(torch.rand(1, 2, 32, 32, 64))
-    organs, tumors = seen["tumor_decoder"][1]
+    organs, tumors = seen["tumor_decoder"][1][:2]
     assert torch.equal(seen["organ_head"][0], organs)
     assert torch.equal(seen["presence_head"][0], organs)
     assert torch.equal(seen["tumor_head"][0], tumors)
+    assert torch.equal(seen["tumor_presence_head"][0], tumors)
     assert torch.equal(seen["text_alignment"][0], torch.cat([organs, tumors], dim=1))
     assert output.organ_logits is seen["organ_head"][1]
-    assert output.tumor_logits is seen["tumor_head"][1]
+    assert torch.equal(output.tumor_presence, seen["tumor_presence_head"][1].squeeze(-1))
 
 
 def test_stage_1_has_no_tumors_and_stage_2_has_both() -> None:
@@ -78,7 +66,8 @@ def test_stage_1_weights_fit_into_stage_2() -> None:
     first = network_of(replace(SMALL, stage=1)).state_dict()
     missing, unexpected = network_of(SMALL).load_state_dict(first, strict=False)
     assert unexpected == []
-    assert all(name.startswith(("tumor_decoder.", "tumor_head.", "text_alignment.")) for name in missing)
+    added = ("tumor_decoder.", "tumor_head.", "tumor_presence_head.", "text_alignment.")
+    assert all(name.startswith(added) for name in missing)
 
 
 @pytest.mark.parametrize(("preset", "widths"), [("base", (384, 192, 96, 48)), ("paper", (768, 384, 192, 96))])
@@ -86,7 +75,7 @@ def test_the_swin_presets_have_the_widths_of_the_paper(preset, widths) -> None:
     with torch.device("meta"):
         network = build(PRESETS[preset], torch.empty(45, 512))
     assert network.backbone.level_channels == widths
-    assert network.organ_decoder.queries.shape == (25, 512)
+    assert network.organ_decoder.queries.shape == (25 + 8, 512)
     assert network.tumor_decoder.tumor_queries.shape == (20, 512)
 
 
@@ -105,12 +94,28 @@ def test_a_seed_decides_the_network() -> None:
     assert torch.equal(first, second)
 
 
-def test_most_voxels_start_outside_every_mask():
-    torch.manual_seed(0)
-    head = MaskHead(width=64, embedding_channels=16)
-    assert head.kernel[-1].bias[-1].item() == -2.0
-    masks = head(torch.randn(1, 5, 64), torch.zeros(1, 16, 2, 2, 2))
-    assert bool((masks < -1).all())
+def test_in_use_the_odds_of_a_tumor_s_voxels_are_weighed_by_its_presence() -> None:
+    network = network_of(SMALL)
+    image = torch.rand(1, 2, 32, 32, 64)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            layer.eval()
+    with torch.no_grad():
+        learning, used = network(image), network.eval()(image)
+    present = learning.tumor_presence.sigmoid()[..., None, None, None]
+    odds = learning.tumor_logits.exp()
+    torch.testing.assert_close(used.tumor_logits.exp(), odds * present, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(used.organ_logits, learning.organ_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_letter_reads_masks_from_the_embedding_alone_and_has_no_background_queries() -> None:
+    network = network_of(replace(SMALL, readings=LITERAL)).eval()
+    output = network(torch.rand(1, 2, 32, 32, 64))
+    assert output.background == []
+    assert network.organ_head.kernel[-1].out_features == SMALL.channels[0] + 1
+    assert network.organ_decoder.queries.shape[0] == 25
+    assert not network.text_alignment.center
+    assert output.tumor_logits.shape == (1, 20, 32, 32, 64)
 
 
 @pytest.mark.equation(14)
@@ -125,8 +130,9 @@ def test_the_dqr_decoder_gets_every_level_the_organ_queries_of_stage_1_and_every
         getattr(network, name).register_forward_hook(remember(name))
     with torch.no_grad():
         network(torch.rand(2, 2, 32, 64, 32))
-    levels, (queries, responses) = seen["backbone"][1].levels, seen["organ_decoder"][1]
-    given_levels, given_queries, scores = seen["tumor_decoder"][0]
+    levels, (queries, responses, _) = seen["backbone"][1].levels, seen["organ_decoder"][1]
+    given_levels, given_queries, scores, finest = seen["tumor_decoder"][0]
+    assert torch.equal(finest, seen["backbone"][1].half)
     assert all(map(torch.equal, given_levels, levels))
     assert all(map(torch.equal, seen["organ_decoder"][0][0], levels))
     assert torch.equal(given_queries, queries)

@@ -8,17 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from dsmseg.model.losses import (
+    NEARLY_ALL,
     SMOOTHING,
     MaskLossTerms,
     PartialLabels,
+    background_loss,
+    batch_dice_loss,
     cross_entropy_loss,
     dice_loss,
     mask_loss,
     presence_loss,
     response_loss,
     soft_dice,
+    weighted_cross_entropy_loss,
 )
 
 SEEDS = st.integers(0, 999)
@@ -110,7 +115,7 @@ def test_the_fast_terms_and_their_gradients_are_those_of_the_plain_losses(seed):
     certainty = torch.rand(2, 3, generator=generator, dtype=torch.float64).requires_grad_()
     upstream = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     logits.requires_grad_()
-    fast = torch.stack(MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty))
+    fast = torch.stack(MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty)[:2])
     target = certainty[..., None, None, None] * labels.masks
     plain = torch.stack([dice_loss(logits, labels.masks.double()), cross_entropy_loss(logits, target)])
     plain = torch.where(labels.annotated, plain, 0.0)
@@ -119,11 +124,15 @@ def test_the_fast_terms_and_their_gradients_are_those_of_the_plain_losses(seed):
     torch.testing.assert_close(*gradients)
 
 
-def test_the_analytic_gradient_is_the_derivative_by_logits_and_by_certainty() -> None:
+@pytest.mark.parametrize("over_batch", [False, True])
+@pytest.mark.parametrize("least_share", [0.0, 0.4])
+def test_the_analytic_gradient_is_the_derivative_by_logits_and_by_certainty(over_batch, least_share) -> None:
     logits, labels = case()
     certainty = torch.rand(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.autograd.gradcheck(
-        lambda logits, certainty: MaskLossTerms.apply(logits, labels.masks, labels.annotated, certainty),
+        lambda logits, certainty: MaskLossTerms.apply(
+            logits, labels.masks, labels.annotated, certainty, over_batch, least_share
+        )[:2],
         (logits.requires_grad_(), certainty.requires_grad_()),
     )
 
@@ -299,3 +308,92 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
     (gradient,) = torch.autograd.grad(mask_loss(logits, labels), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         gradient.sum().backward()
+
+
+@pytest.mark.equation(11, 12)
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, over_batch=st.booleans(), least_share=st.sampled_from([0.0, 0.1, 0.6]))
+def test_the_fast_loss_is_the_plain_one_in_every_reading(seed, over_batch, least_share):
+    logits, labels = case(seed)
+    target, known = labels.masks.double(), labels.annotated
+    dice, judged = dice_loss(logits, target), known
+    if over_batch:
+        dice, judged = batch_dice_loss(logits, target, known)[0], (labels.masks.flatten(2).any(-1) & known).any(0)
+    expected = torch.where(judged, dice, 0.0).sum() / judged.sum().clamp(min=1)
+    cross_entropy = weighted_cross_entropy_loss(logits, target, least_share)
+    expected = expected + 3.0 * torch.where(known, cross_entropy, 0.0).sum() / known.sum()
+    loss = mask_loss(logits, labels, cross_entropy_weight=3.0, over_batch=over_batch, least_share=least_share)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.equation(11)
+def test_dice_over_the_batch_is_that_of_all_patches_laid_behind_each_other() -> None:
+    logits, labels = case(3)
+    target, known = labels.masks.double(), torch.ones_like(labels.annotated)
+    joined = dice_loss(torch.cat(list(logits), dim=1)[None], torch.cat(list(target), dim=1)[None])
+    torch.testing.assert_close(batch_dice_loss(logits, target, known), joined)
+
+
+def test_a_class_that_no_patch_holds_has_no_dice_over_the_batch_but_a_cross_entropy() -> None:
+    logits, labels = case(1)
+    empty = replace(labels, masks=torch.zeros_like(labels.masks), annotated=torch.ones_like(labels.annotated))
+    loss = mask_loss(logits, empty, over_batch=True)
+    torch.testing.assert_close(loss, cross_entropy_loss(logits, torch.zeros_like(logits)).mean())
+
+
+@pytest.mark.equation(12)
+@pytest.mark.parametrize("voxels", [1, 8, 32])
+def test_a_class_weighs_in_the_cross_entropy_as_if_it_filled_at_least_the_share_that_is_asked_for(voxels) -> None:
+    logits = torch.randn((1, 1, *SPACE), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.zeros_like(logits).flatten()
+    target[:voxels] = 1.0
+    target = target.view_as(logits)
+    share = voxels / target.numel()
+    inside = -functional.logsigmoid(logits)[target > 0].mean()
+    outside = -functional.logsigmoid(-logits)[target == 0].sum() / target.numel()
+    expected = max(share, 0.25) * inside + outside
+    torch.testing.assert_close(weighted_cross_entropy_loss(logits, target, 0.25)[0, 0], expected)
+
+
+def test_responses_are_judged_over_the_batch_where_that_is_asked_for() -> None:
+    logits, labels = case(2)
+    loss = response_loss([logits], labels, over_batch=True, least_share=0.3)
+    torch.testing.assert_close(
+        loss, mask_loss(logits, labels, over_batch=True, least_share=0.3).float(), rtol=1e-5, atol=1e-6
+    )
+
+
+def background_case(annotated: int) -> tuple[list[Tensor], PartialLabels]:
+    """Two levels of background responses, and 25 organs, of which the first fills a corner of 4 x 4 x 4."""
+    masks = torch.zeros(1, 25, 8, 8, 8, dtype=torch.bool)
+    masks[0, 0, :4, :4, :4] = True
+    known = torch.zeros(1, 25, dtype=torch.bool)
+    known[0, :annotated] = True
+    responses = [torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 3, 4, 4, 4)]
+    return [one.requires_grad_() for one in responses], PartialLabels(masks, known)
+
+
+def test_background_queries_are_to_answer_where_no_organ_is_and_not_in_organs() -> None:
+    responses, labels = background_case(NEARLY_ALL)
+    loss = background_loss(responses, labels)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-5)
+    fine = torch.autograd.grad(loss, responses[1])[0].sum(1)[0]
+    assert bool((fine[:2, :2, :2] > 0).all())  # to be lowered
+    assert bool((fine[2:] < 0).all())
+
+
+def test_where_many_organs_are_unknown_only_an_organ_s_voxels_are_known_not_to_be_background() -> None:
+    responses, labels = background_case(NEARLY_ALL - 1)
+    fine = torch.autograd.grad(background_loss(responses, labels), responses[1])[0].sum(1)[0]
+    assert bool((fine[:2, :2, :2] > 0).all())
+    assert not fine[2:].any()
+
+
+def test_of_the_background_queries_the_strongest_learns_as_in_k_means() -> None:
+    responses, labels = background_case(25)
+    raised = responses[1].detach().clone()
+    raised[:, 1] += 1.0
+    raised.requires_grad_()
+    (gradient,) = torch.autograd.grad(background_loss([responses[0], raised], labels), raised)
+    assert gradient[:, 1].abs().sum() > 0
+    assert not gradient[:, [0, 2]].any()

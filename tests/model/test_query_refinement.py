@@ -13,12 +13,15 @@ from dsmseg.model.query_refinement import (
     FeatureFusion,
     GuidedDiffusion,
     ProjectedFeature,
+    Queries,
     QueryRefinementBlock,
     QueryRefinementDecoder,
     RefinedQueries,
+    TumorResponse,
 )
 
 CHANNELS = (32, 16, 16, 8)
+FINEST = 6
 SIZES = (1, 2, 4, 8)
 WIDTH = 24
 SWITCHES = [{}, {"diffusion": False}, {"mask_prompt": False}, {"prompt": "organs"}]
@@ -26,16 +29,25 @@ SWITCHES = [{}, {"diffusion": False}, {"mask_prompt": False}, {"prompt": "organs
 
 def decoder(**switches: bool) -> QueryRefinementDecoder:
     torch.manual_seed(0)
-    return QueryRefinementDecoder(level_channels=CHANNELS, width=WIDTH, feed_forward_width=16, **switches)
+    sizes = {"level_channels": CHANNELS, "finest_channels": FINEST, "width": WIDTH, "feed_forward_width": 16}
+    return QueryRefinementDecoder(**sizes, **switches)
 
 
 def inputs(
     batch: int = 2, sizes: tuple[int, ...] = SIZES
-) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Levels, organ queries, scores, and the map at stride 2, which masks are read from."""
     generator = torch.Generator().manual_seed(1)
     levels = [torch.randn(batch, c, n, n, n, generator=generator) for c, n in zip(CHANNELS, sizes, strict=True)]
     scores = [torch.randn(batch, n, n, n, generator=generator) for n in sizes]
-    return levels, torch.randn(batch, 25, WIDTH, generator=generator), scores
+    queries = torch.randn(batch, 25, WIDTH, generator=generator)
+    return levels, queries, scores, torch.randn(batch, FINEST, *[2 * sizes[-1]] * 3, generator=generator)
+
+
+def everything(refined: RefinedQueries) -> torch.Tensor:
+    """All that the decoder gives, in one row."""
+    parts = (refined.organs, refined.tumors, *refined.responses, refined.finest)
+    return torch.cat([part.flatten().float() for part in parts])
 
 
 def test_gives_25_organ_and_20_tumor_queries_for_levels_of_any_size():
@@ -43,14 +55,16 @@ def test_gives_25_organ_and_20_tumor_queries_for_levels_of_any_size():
         refined = decoder()(*inputs(sizes=sizes))
         assert refined.organs.shape == (2, 25, WIDTH)
         assert refined.tumors.shape == (2, 20, WIDTH)
+        assert [one.shape for one in refined.responses] == [(2, 20, n, n, n) for n in sizes[-2:]]
+        assert refined.finest.shape == (2, FINEST, *[2 * sizes[-1]] * 3)
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_every_parameter_learns(switches):
     module = decoder(**switches)
     refined = module(*inputs(sizes=(2, 4, 8, 16)))
-    target = torch.randn(2, 45, WIDTH, generator=torch.Generator().manual_seed(2))
-    (torch.cat(refined, dim=1) - target).square().mean().backward()
+    target = torch.randn(everything(refined).shape, generator=torch.Generator().manual_seed(2))
+    (everything(refined) - target).square().mean().backward()
     silent = [name for name, parameter in module.named_parameters() if not parameter.grad.abs().max() > 1e-8]
     assert silent == []
 
@@ -58,11 +72,12 @@ def test_every_parameter_learns(switches):
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_a_case_does_not_depend_on_its_neighbors_in_the_batch(switches):
     module = decoder(**switches)
-    levels, organs, scores = inputs()
-    both = module(levels, organs, scores)
-    alone = module([level[1:] for level in levels], organs[1:], [score[1:] for score in scores])
+    levels, organs, scores, finest = inputs()
+    both = module(levels, organs, scores, finest)
+    alone = module([level[1:] for level in levels], organs[1:], [score[1:] for score in scores], finest[1:])
     torch.testing.assert_close(both.organs[1:], alone.organs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(both.tumors[1:], alone.tumors, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.finest[1:], alone.finest, rtol=1e-4, atol=1e-5)
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:
@@ -152,13 +167,34 @@ def test_a_block_lets_tumors_read_then_organs_and_tumors_exchange_and_passes_on_
     layer = block()
     organs, tumors, score = random(2, 3, 6, seed=0), random(2, 5, 6, seed=1), random(2, 2, 2, 2, seed=2)
     feature, deeper = random(2, 4, 2, 2, 2, seed=3), random(2, 4, 2, 2, 2, seed=4)
-    refined, enhanced = layer(feature, deeper, score, RefinedQueries(organs, tumors))
+    refined, enhanced, response = layer(feature, deeper, score, Queries(organs, tumors))
     diffused = layer.enhance(feature, deeper)
     read = layer.attend(tumors, layer.context(feature, diffused, score)[0], mask_prompt(score)[:, None, None])
     exchanged = layer.self_attention(torch.cat([organs, read], dim=1))
     torch.testing.assert_close(enhanced, feature + diffused)
     torch.testing.assert_close(torch.cat(refined, dim=1), exchanged)
     assert refined.organs.shape == organs.shape
+    assert response is None
+
+
+def test_where_it_is_asked_for_each_tumor_query_answers_to_each_voxel_of_a_level():
+    layer = block(responds_as=5)
+    organs, tumors, score = random(2, 3, 6, seed=0), random(2, 5, 6, seed=1), random(2, 2, 3, 1, seed=2)
+    feature, deeper = random(2, 4, 2, 3, 1, seed=3), random(2, 4, 2, 3, 1, seed=4)
+    refined, _, response = layer(feature, deeper, score, Queries(organs, tumors))
+    context, _ = layer.context(feature, layer.enhance(feature, deeper), score)
+    for item, query, voxel in torch.ones(2, 5, 6).nonzero().tolist():
+        product = layer.response.query(refined.tumors[item, query]) @ context[item, voxel] / math.sqrt(8)
+        place = voxel // 3, voxel % 3, 0
+        assert response[item, query][voxel // 3, voxel % 3, 0].item() == pytest.approx(product.item() - 2.0), place
+
+
+def test_a_tumor_s_response_does_not_read_the_anomaly_score():
+    torch.manual_seed(0)
+    module = TumorResponse(width=6, context=4, tumors=3).double()
+    tumors, context = random(1, 3, 6, seed=0), random(1, 7, 5, seed=1)
+    other = torch.cat([context[..., :4], random(1, 7, 1, seed=2)], dim=-1)
+    torch.testing.assert_close(module(tumors, context), module(tumors, other))
 
 
 def test_the_guidance_is_the_projected_deeper_map_at_unit_scale_of_each_case():
@@ -174,22 +210,34 @@ def test_the_guidance_is_the_projected_deeper_map_at_unit_scale_of_each_case():
 @pytest.mark.equation(18)
 def test_each_level_is_fused_with_and_guided_by_the_one_before_and_the_first_guides_itself():
     module = decoder()
-    levels, organs, scores = inputs()
-    refined = module(levels, organs, scores)
-    queries, feature, deeper = RefinedQueries(organs, module.tumor_queries.expand(2, -1, -1)), levels[0], levels[0]
-    for index in range(4):
-        queries, enhanced = module.blocks[index](feature, deeper, scores[index], queries)
-        if index < 3:
-            feature, deeper = module.fuse[index](enhanced, levels[index + 1])
-    for mine, expected in zip(refined, queries, strict=True):
+    levels, organs, scores, finest = inputs()
+    refined = module(levels, organs, scores, finest)
+    queries, feature, deeper = Queries(organs, module.tumor_queries.expand(2, -1, -1)), levels[0], levels[0]
+    for index, following in enumerate([*levels[1:], finest]):
+        queries, enhanced, _ = module.blocks[index](feature, deeper, scores[index], queries)
+        feature, deeper = module.fuse[index](enhanced, following)
+    for mine, expected in zip(refined[:2], queries, strict=True):
         torch.testing.assert_close(mine, functional.layer_norm(expected, (WIDTH,)))
+    torch.testing.assert_close(refined.finest, feature)
+
+
+@pytest.mark.equation(18)
+def test_what_the_diffusion_enhances_at_level_4_reaches_the_map_that_masks_are_read_from():
+    module = decoder()
+    levels, organs, scores, finest = inputs()
+    levels[-1].requires_grad_()
+    refined = module(levels, organs, scores, finest)
+    (gradient,) = torch.autograd.grad(refined.finest.square().sum(), levels[-1])
+    assert bool((gradient != 0).any())
+    # Little of it at first, so that Stage 2 begins with the masks of Stage 1.
+    assert (refined.finest - finest).abs().max() < 0.1 * finest.std()
 
 
 def last_level_gradient(module: QueryRefinementDecoder, scores: list[torch.Tensor]) -> torch.Tensor:
     """Per voxel of F_4, how much the tumor queries depend on it."""
-    levels, organs, _ = inputs()
+    levels, organs, _, finest = inputs()
     levels[-1].requires_grad_()
-    refined = module(levels, organs, scores)
+    refined = module(levels, organs, scores, finest)
     refined.tumors.square().sum().mul(refined.tumors.sum()).backward()
     return levels[-1].grad.abs().sum(dim=1)
 
@@ -220,16 +268,17 @@ def test_without_the_mask_prompt_tumor_queries_read_every_voxel():
 
 def test_without_the_mask_prompt_the_score_still_informs():
     module = decoder(mask_prompt=False)
-    levels, organs, scores = inputs()
+    levels, organs, scores, finest = inputs()
     other = [*scores[:-1], scores[-1].flip(1)]
-    assert not torch.allclose(module(levels, organs, scores).tumors, module(levels, organs, other).tumors)
+    first, second = module(levels, organs, scores, finest), module(levels, organs, other, finest)
+    assert not torch.allclose(first.tumors, second.tumors)
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_constant_scores_and_features_stay_finite(switches):
-    levels, organs, scores = inputs()
-    refined = decoder(**switches)([level * 0 for level in levels], organs, [score * 0 for score in scores])
-    assert all(bool(queries.isfinite().all()) for queries in refined)
+    levels, organs, scores, finest = inputs()
+    nothing = [level * 0 for level in levels], organs, [score * 0 for score in scores], finest * 0
+    assert bool(everything(decoder(**switches)(*nothing)).isfinite().all())
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -238,21 +287,21 @@ def test_bf16_autocast_is_finite_forward_and_backward(switches):
     with torch.autocast("cpu", torch.bfloat16):
         refined = module(*inputs())
     assert isinstance(refined, RefinedQueries)
-    torch.cat(refined, dim=1).square().sum().backward()
-    assert all(bool(queries.isfinite().all()) for queries in refined)
+    everything(refined).square().sum().backward()
+    assert bool(everything(refined).isfinite().all())
     assert all(bool(parameter.grad.isfinite().all()) for parameter in module.parameters())
 
 
 def test_organs_learn_of_the_image_through_the_tumor_queries():
     module = decoder()
-    levels, organs, scores = inputs()
-    other = [level.flip(0) for level in levels]
-    assert not torch.allclose(module(levels, organs, scores).organs, module(other, organs, scores).organs)
+    levels, organs, scores, finest = inputs()
+    first, second = (module(one, organs, scores, finest) for one in (levels, [level.flip(0) for level in levels]))
+    assert not torch.allclose(first.organs, second.organs)
 
 
 def test_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="heads"):
-        QueryRefinementDecoder(level_channels=(12, 8, 8, 8), width=WIDTH, feed_forward_width=16)
+        QueryRefinementDecoder(level_channels=(12, 8, 8, 8), finest_channels=4, width=WIDTH, feed_forward_width=16)
 
 
 @pytest.mark.parametrize("kind", [GuidedDiffusion, ProjectedFeature])

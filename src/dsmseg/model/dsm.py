@@ -42,7 +42,7 @@ class DSMOutput(NamedTuple):
     organ_logits: ``(batch, organ, x, y, z)``.
     presence: is the organ in the patch at all, ``(batch, organ)`` logits (§ 4.1.2).
     responses: R_1..R_4 before argmax, ``(batch, organ, x_i, y_i, z_i)`` logits at strides 32, 16, 8, 4.
-    background: the same of the background queries; tensors without channels where there are none.
+    background: the same of the background queries; empty where there are none.
     anomaly: A_4 of Eq. 14, ``(batch, x_4, y_4, z_4)``, higher where no organ query answers.
     tumor_logits: ``(batch, tumor, x, y, z)``; None in Stage 1. In evaluation mode a voxel's odds are weighed by the
         probability that the tumor is in the patch at all.
@@ -57,8 +57,8 @@ class DSMOutput(NamedTuple):
     organ_logits: Float[Tensor, "batch organ x y z"]
     presence: Float[Tensor, "batch organ"]
     responses: list[Float[Tensor, "batch organ x_i y_i z_i"]]
-    background: list[Float[Tensor, "batch background x_i y_i z_i"]]
     anomaly: Float[Tensor, "batch x_4 y_4 z_4"]
+    background: Sequence[Float[Tensor, "batch background x_i y_i z_i"]] = ()
     tumor_logits: Float[Tensor, "batch tumor x y z"] | None = None
     tumor_presence: Float[Tensor, "batch tumor"] | None = None
     tumor_responses: Sequence[Float[Tensor, "batch tumor x_i y_i z_i"]] = ()

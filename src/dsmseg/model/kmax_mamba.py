@@ -183,7 +183,7 @@ class OrganAnswers(NamedTuple):
 
     queries: O^, the refined organ queries.
     responses: R_1..R_4 of the organ queries, before argmax, as logits.
-    background: the same of the background queries; with none of these, tensors without channels.
+    background: the same of the background queries; empty where there are none.
     """
 
     queries: Float[Tensor, "batch organ width"]
@@ -229,7 +229,7 @@ class KMaxMambaDecoder(nn.Module):
         super().__init__()
         self.organs = organs
         queries = organs + background
-        self.queries = nn.Parameter(torch.randn(queries, width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(queries, width))
         sizes = {"width": width, "queries": queries, "heads": heads, "feed_forward_width": feed_forward_width}
         kmm = partial(KMaxMambaBlock, state=state, reading=reading, **sizes)
         block = kmm if state_space else partial(MaskTransformerBlock, **sizes)
@@ -245,5 +245,5 @@ class KMaxMambaDecoder(nn.Module):
         return OrganAnswers(
             queries[:, : self.organs],
             [response[:, : self.organs] for response in responses],
-            [response[:, self.organs :] for response in responses],
+            [response[:, self.organs :] for response in responses] if len(self.queries) > self.organs else [],
         )

@@ -40,7 +40,7 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     terms = _mask_terms(output, labels, weights)
     answering = _healthy(labels, organs) if weights.responds_to == "healthy" else organs
     response = response_loss(output.responses, answering, **_readings(weights, weights.organ_share))
-    if output.background[0].shape[1]:
+    if output.background:
         response = response + background_loss(output.background, organs)
     terms["response"] = weights.response * response
     terms["presence"] = weights.presence * presence_loss(output.presence, organs)
