@@ -68,7 +68,8 @@ def main() -> None:
 
             _tell(f"label map, {size}^3 at {spacing} mm", drawn, arguments.draws)
     for size, spacing in (((64, 64, 64), 3.0), ((96, 96, 64), 2.0)):
-        _tell_training(size, spacing, arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            _tell_training(size, spacing, Path(folder), arguments)
     _tell_parts(arguments.draws)
     _tell_clinical()
 
@@ -79,14 +80,14 @@ def _tell(what: str, make: Callable[[int], object], draws: int) -> None:
     print(json.dumps({"what": what, "a_second_a_core": round(1 / seconds, 2)}), flush=True)
 
 
-def _tell_training(size: tuple[int, int, int], spacing: float, arguments: argparse.Namespace) -> None:
+def _tell_training(size: tuple[int, int, int], spacing: float, folder: Path, arguments: argparse.Namespace) -> None:
     """Tell ms of a patch for training, of each source, without tumors put in and with the default ones."""
     plan = TumorPlan(kinds=(tumor_class("Liver Tumor"), tumor_class("Kidney Tumor")))
     hosts = tuple(sorted(find(name).id for name in ("Liver", "Right Kidney", "Left Kidney")))
     patch_plan = PatchPlan(size=size, spacing=spacing, near=hosts, near_share=0.5)
     sources: dict[str, Callable[[TumorPlan | None], Source]] = {
         "phantom": lambda tumors: _drawn([], patch_plan, tumors),
-        "store": partial(_stored, size, spacing, Path(tempfile.mkdtemp())),
+        "store": partial(_stored, size, spacing, folder),
     }
     if arguments.data is not None:
         atlas = arguments.data / "bodies" / "spl_atlas"

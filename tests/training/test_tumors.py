@@ -15,7 +15,7 @@ from dsmseg.training.tumors import absent_in
 
 LIVER, LIVER_TUMOR = find("Liver").id - 1, find("Liver Tumor").id - 1
 TUMOR_IDS = frozenset(one.id for one in TUMORS)
-PUT = "tumors={kinds: [Liver Tumor, Kidney Tumor], chance: 1}"
+PUT = "tumors={kinds: [Liver Tumor, Kidney Tumor], chance: 1, distractors: 0}"
 PAINTED = ["batch={synthetic: 2, reuse: 2}", "patch={size: [64, 64, 64]}", "hardware.accumulate=1"]
 
 

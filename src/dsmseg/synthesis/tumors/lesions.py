@@ -26,6 +26,7 @@ _RAMP = 3.46  # a line that fades over so many deviations has the deviation of a
 _SOFTEST = 0.18  # deviation of an edge, in half long axes: the middle of a flat lesion stays its own
 _FAT = (-160.0, -30.0)  # HU
 _FAT_MM = 4.0
+_SITES, _ROOMY = 4, 0.9  # places tried by a mass that leaves its host, and the share of it with room that is enough
 _CUT_SHARE = 0.1  # of a mass that would reach out of its host
 
 
@@ -117,7 +118,7 @@ def grow(host: Host, wanted: Wanted, diameter: float, taken: list[Site], random:
     if variant.shape in ("wall", "thrombus"):
         return _grow_on_tube(host, variant, diameter, features_of(wanted.look, diameter), taken, random)
     leaves = host.others is not None
-    site = choose_site(host.sites, 0.5 * diameter, variant, taken, host.vessels, leaves, random)
+    site = _site(host, 0.5 * diameter, variant, taken, random)
     if site is None:
         return None
     shift = _shift(variant, site.radius, host.box.spacing)
@@ -132,6 +133,23 @@ def grow(host: Host, wanted: Wanted, diameter: float, taken: list[Site], random:
     part = host.room(box)
     border = None if part.all() else smooth_distance(part, box.spacing)
     return _finish(Lesion(box, site.center, site, surface, border, part, site.radius, shift, blur), leaves=leaves)
+
+
+def _site(host: Host, radius: float, variant: Variant, taken: list[Site], random: Generator) -> Site | None:
+    """Choose the place of a mass; if it may leave its host, one with room around it, among a few."""
+    leaves, best, most = host.others is not None, None, -1.0
+    for _ in range(_SITES if leaves else 1):
+        site = choose_site(host.sites, radius, variant, taken, host.vessels, leaves, random)
+        if site is None or not leaves:
+            return site
+        box = around(site.center, [site.radius] * 3, host.box.spacing, host.mask.shape)
+        ball = box.radii(site.center) <= 0.8 * site.radius
+        share = float(np.count_nonzero(ball & host.room(box))) / max(int(np.count_nonzero(ball)), 1)
+        if share > most:
+            best, most = site, share
+        if share > _ROOMY:
+            break
+    return best
 
 
 def _grow_on_tube(

@@ -1,5 +1,6 @@
 """Tumors put into a training patch as it is drawn: each time others, and every label that follows from them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.noise import seed_of
-from dsmseg.synthesis.tumors.insertion import Ground, InsertedTumor, Neighbors, insert
+from dsmseg.synthesis.tumors.insertion import Ground, Neighbors, insert
 from dsmseg.synthesis.tumors.kinds import Growth, distractors, generic_lesions
 from dsmseg.synthesis.tumors.nodules import Nodule, paste
 from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, by_id, find
+
+Mask = Bool[NDArray[np.bool_], "x y z"]
 
 _LEAST_ML = 1.0  # of a host that a patch must show: less is a sliver at its edge
 _MOST_NODULES = 3  # pasted into one patch
@@ -36,11 +39,11 @@ class LabelledPatch:
     spacing: tuple[float, float, float]
     merged: tuple[tuple[int, int], ...] = ()
 
-    def host(self, organ: int) -> Bool[NDArray[np.bool_], "x y z"] | None:
+    def host(self, organ: int) -> Mask | None:
         """Give the part of an organ (id) that no tumor holds; None if it is unknown or the patch has too little."""
         if not self.annotated[organ - 1]:
             return None
-        free = self.masks[organ - 1] & ~self.masks[_ORGANS:].any(axis=0)
+        free = self.masks[organ - 1] & ~_union(self.masks, np.flatnonzero(self.annotated[_ORGANS:]) + _ORGANS)
         least = 1000 * _LEAST_ML / (self.spacing[0] * self.spacing[1] * self.spacing[2])
         return free if np.count_nonzero(free) >= least else None
 
@@ -138,15 +141,18 @@ def _inserted(
     if host is None:
         return patch
     vessels = patch.masks[HEPATIC_VESSEL - 1] if organ == LIVER and patch.annotated[HEPATIC_VESSEL - 1] else None
-    others = patch.masks.any(axis=0) & ~host
+    others = None
+    if any(any(one.outside) for one in growth.variants):
+        others = _union(patch.masks, np.flatnonzero(patch.annotated)) & ~host
     ground = Ground(patch.image, host, patch.spacing, Neighbors(vessels, others))
     try:
         grown = insert(ground, growth, seed, diameters=diameters)
     except InputError:  # the host is too thin for this
         return patch
-    return _relabelled(
-        replace(patch, image=grown.image, masks=_pushed(patch.masks, grown)), grown.mask, organ, growth.class_id
-    )
+    masks = patch.masks.copy()
+    grown.displacement.push_layers(masks)
+    _relabel(masks, grown.mask, patch, organ, growth.class_id)
+    return replace(patch, image=grown.image, masks=masks)
 
 
 def _with_nodules(
@@ -159,25 +165,25 @@ def _with_nodules(
             return patch
         pasted = paste(patch.image, host, patch.spacing, nodules[int(random.integers(len(nodules)))], random)
         if pasted is not None:
-            patch = _relabelled(replace(patch, image=pasted.image), pasted.mask, organ, kind.id)
+            masks = patch.masks.copy()
+            _relabel(masks, pasted.mask, patch, organ, kind.id)
+            patch = replace(patch, image=pasted.image, masks=masks)
     return patch
 
 
-def _relabelled(
-    patch: LabelledPatch, new: Bool[NDArray[np.bool_], "x y z"], organ: int, class_id: int | None
-) -> LabelledPatch:
-    """Give what is new to its organ, and to the tumors if it is one."""
-    masks = patch.masks.copy()
+def _relabel(
+    masks: Bool[NDArray[np.bool_], "class x y z"], new: Mask, patch: LabelledPatch, organ: int, class_id: int | None
+) -> None:
+    """Give what is new to its organ in the masks, in place, and to a tumor if it is one."""
     masks[:, new] = False
     owners = {organ - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
     for index in owners if class_id is None else {*owners, class_id - 1}:
         masks[index] |= new
-    return replace(patch, masks=masks)
 
 
-def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], grown: InsertedTumor) -> NDArray[np.bool_]:
-    out = masks.copy()
-    for mask in out:
-        if mask.any():
-            mask[...] = grown.pushed(mask)
-    return out
+def _union(masks: Bool[NDArray[np.bool_], "class x y z"], indices: Iterable[int]) -> Mask:
+    """Give what any of some masks holds, without a copy of all of them."""
+    union: Mask = np.zeros(masks.shape[1:], np.bool_)
+    for index in indices:
+        union |= masks[index]
+    return union

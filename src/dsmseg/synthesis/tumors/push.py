@@ -1,10 +1,11 @@
 """The mass effect: what surrounds a tumor is pushed away from it, the same in the image and in any label map."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Bool, Float32, Float64, Shaped
 from numpy.typing import NDArray
 
 from dsmseg.compilation import compiled
@@ -34,6 +35,15 @@ class Displacement:
             out[push.box.slices] = _nearest(out, push)
         return out
 
+    def push_layers(self, layers: Bool[NDArray[np.bool_], "layer x y z"]) -> None:
+        """Move masks of the whole grid, in place."""
+        for push in self.pushes:
+            index = _sources(push, layers.shape[1:])
+            for layer in layers:
+                part = layer[push.box.slices]
+                if part.any():  # nothing comes from outside of the box
+                    part[...] = layer[index]
+
     def pushed_image(self, image: Float32[NDArray[np.float32], "x y z"]) -> Float32[NDArray[np.float32], "x y z"]:
         """Give an image of the whole grid after the mass effect, interpolated linearly."""
         out = image.copy()
@@ -56,13 +66,18 @@ def push_around(
 
 
 def _nearest(labels: Labels, push: Push) -> Labels:
+    found: Labels = labels[_sources(push, labels.shape)]
+    return found
+
+
+def _sources(push: Push, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Give where each voxel of a push's box comes from, as an index into a grid of ``shape``."""
     index = []
     for axis in range(3):
         line = np.arange(push.box.start[axis], push.box.stop[axis])
         line = line.reshape([-1 if other == axis else 1 for other in range(3)])
-        index.append(np.clip(line + np.rint(push.offset[axis]).astype(np.int64), 0, labels.shape[axis] - 1))
-    found: Labels = labels[index[0], index[1], index[2]]
-    return found
+        index.append(np.clip(line + np.rint(push.offset[axis]).astype(np.int64), 0, shape[axis] - 1))
+    return index[0], index[1], index[2]
 
 
 @compiled()
