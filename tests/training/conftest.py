@@ -68,3 +68,14 @@ def stored_recipe(tmp_path) -> Path:
     path = tmp_path / "stored.yaml"
     path.write_text(STORED.format(data=tmp_path))
     return path
+
+
+@pytest.fixture
+def held_out(stored_recipe) -> Path:
+    """Give the recipe of both stages, with two more cases in its store for validation."""
+    folder = stored_recipe.parent
+    with (folder / "splits.csv").open("a") as table:
+        for number, tumor in (("8", True), ("9", False)):
+            store_case(folder / "store", case=number, tumor=tumor)
+            table.write(f"lits,{number},,validation,validation,,,1 2\n")
+    return stored_recipe

@@ -167,13 +167,17 @@ def test_two_processes_follow_the_curve_of_one_with_the_same_batch(stored_recipe
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_have_the_gradients_of_one(stored_recipe, tmp_path, strategy) -> None:
-    """After one step, Adam's first moments are the gradients."""
+def test_two_processes_have_the_gradients_of_one(held_out, tmp_path, strategy) -> None:
+    """After one step, Adam's first moments are the gradients. One process alone looks at held-out cases."""
     single = [*ALIKE, "stage_1.length=1", "stage_2=null"]
-    train(load_recipe(stored_recipe, [*single, "hardware.accumulate=2"]), tmp_path / "one")
-    pictures = "reporting.pictures_every=1"  # which need all processes where parameters are spread over them
-    done = train_in_two_processes(stored_recipe, tmp_path / "two", [*single, f"hardware.strategy={strategy}", pictures])
+    train(load_recipe(held_out, [*single, "hardware.accumulate=2"]), tmp_path / "one")
+    # Pictures and validation need all processes where parameters are spread over them.
+    more = ["reporting.pictures_every=1", "validation={every: 1, cases: 1}", f"hardware.strategy={strategy}"]
+    done = train_in_two_processes(held_out, tmp_path / "two", [*single, *more])
     assert done.returncode == 0, done.stderr[-2000:]
+    log = (tmp_path / "two" / "log.jsonl").read_text()
+    assert log.count("validation score") == 1
+    assert (tmp_path / "two" / "stored_best.safetensors").exists()
     assert (tmp_path / "two" / "pictures" / "stage_1_step_1.png").exists()
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "two"))
     moments = [name for name in one if name.endswith("exp_avg")]

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_stores import store_case
 
 from dsmseg import checkpoint
 from dsmseg.errors import InputError
@@ -44,17 +43,6 @@ def die_at(step: int, monkeypatch) -> None:
         return true_step(self, batches, now)
 
     monkeypatch.setattr(Learner, "step", dying)
-
-
-@pytest.fixture
-def held_out(stored_recipe):
-    """Give the recipe of both stages, with two more cases in its store for validation."""
-    folder = stored_recipe.parent
-    with (folder / "splits.csv").open("a") as table:
-        for number, tumor in (("8", True), ("9", False)):
-            store_case(folder / "store", case=number, tumor=tumor)
-            table.write(f"lits,{number},,validation,validation,,,1 2\n")
-    return stored_recipe
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ volumes and least mean scores are searched without the maps.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -53,6 +53,22 @@ class Candidates:
     def scans(self) -> int:
         """How many scans they are of."""
         return len(self.reference_voxels)
+
+    def at(self, level: int) -> "Candidates":
+        """Give those of one threshold."""
+        kept = self.level == level
+        number = np.cumsum(kept) - 1
+        hits = self.hits[kept[self.hits[:, 0]]]
+        return replace(
+            self,
+            level=self.level[kept],
+            scan=self.scan[kept],
+            voxels=self.voxels[kept],
+            shared=self.shared[kept],
+            volume_ml=self.volume_ml[kept],
+            mean_score=self.mean_score[kept],
+            hits=np.column_stack([number[hits[:, 0]], hits[:, 1]]),
+        )
 
     @property
     def true(self) -> Bool[NDArray[np.bool_], " candidate"]:

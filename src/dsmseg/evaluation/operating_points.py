@@ -52,9 +52,10 @@ class Outcome:
 def outcomes(candidates: Candidates) -> Iterator[Outcome]:
     """Try every threshold with every least volume, and every least mean score among the thresholds above."""
     for level, threshold in enumerate(candidates.thresholds):
+        found = candidates.at(level)
         for volume in LEAST_VOLUMES_ML:
             for score in (0.0, *candidates.thresholds[level + 1 :]):
-                yield _outcome(candidates, level, threshold, volume, score)
+                yield _outcome(found, threshold, volume, score)
 
 
 def best(tried: Sequence[Outcome], lesions: int, false_per_scan: float) -> Outcome | None:
@@ -149,14 +150,11 @@ def point_without_lesions(
     )
 
 
-def _outcome(candidates: Candidates, level: int, threshold: float, volume: float, score: float) -> Outcome:
-    kept = (
-        (candidates.level == level)
-        & (candidates.volume_ml >= volume - _EXACT)
-        & (candidates.mean_score >= score - _EXACT)
-    )
+def _outcome(candidates: Candidates, threshold: float, volume: float, score: float) -> Outcome:
+    """Say what a point does to the candidates of its threshold."""
+    kept = (candidates.volume_ml >= volume - _EXACT) & (candidates.mean_score >= score - _EXACT)
     true = candidates.true
-    hits = candidates.hits[(kept & true)[candidates.hits[:, 0]]] if len(candidates.hits) else candidates.hits
+    hits = candidates.hits[(kept & true)[candidates.hits[:, 0]]]
     return Outcome(
         threshold=threshold,
         least_volume_ml=volume,
