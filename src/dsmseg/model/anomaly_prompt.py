@@ -96,7 +96,7 @@ def deviation_scores(
         responses: logits R_1..R_4 of the organ queries; the last, of stride 4, tells where organs are.
     """
     finest = responses[-1].float()
-    values = functional.adaptive_avg_pool3d(image.float(), finest.shape[2:])
+    values = functional.interpolate(image.float(), finest.shape[2:], mode="area")
     organs = finest > 0
     organs &= organs.flatten(2).sum(2)[..., None, None, None] >= _LEAST_VOXELS
     explained = torch.full_like(finest[:, 0], torch.inf)
