@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from dsmseg import checkpoint
 from dsmseg.inference.windows import channels
-from dsmseg.model.anomaly_prompt import anomaly_score, mask_prompt, organ_prompt
+from dsmseg.model.anomaly_prompt import anomaly_score, deviation_scores
+from dsmseg.model.query_refinement import MASK_PROMPTS
 
 from bodies import tumor_columns
 
@@ -36,7 +37,7 @@ def main() -> None:
     for weights in arguments.weights:
         loaded = checkpoint.load(weights)
         network = checkpoint.network(loaded)
-        prompt = organ_prompt if loaded.card.prompt == "organs" else mask_prompt
+        points_to = loaded.card.prompt
         for column, references in columns:
             for reference in references:
                 case = reference.load()
@@ -50,10 +51,15 @@ def main() -> None:
                 firsts = np.clip(np.subtract(middle, np.floor_divide(sizes, 2)), 0, np.subtract(tumor.shape, sizes))
                 window = tuple(slice(first, first + size) for first, size in zip(firsts, sizes, strict=True))
                 hu = torch.from_numpy(np.ascontiguousarray(case.image.array[window], dtype=np.float32))
+                image = channels(hu, loaded.card.hu_windows)
                 with torch.inference_mode():
-                    output = network(channels(hu, loaded.card.hu_windows))
-                for level, response in enumerate(output.responses, 1):
-                    marked = prompt(anomaly_score(response.float().sigmoid()))[0].view(response.shape[2:]) == 0
+                    responses = [one.float() for one in network(image).responses]
+                if points_to == "deviation":
+                    scores = deviation_scores(image, responses)
+                else:
+                    scores = [anomaly_score(response.sigmoid()) for response in responses]
+                for level, score in enumerate(scores, 1):
+                    marked = MASK_PROMPTS[points_to](score)[0].view(score.shape[1:]) == 0
                     shares = [
                         float((part * marked).sum() / part.sum())
                         for mask in (tumor, case.body)

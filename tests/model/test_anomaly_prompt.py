@@ -4,8 +4,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from dsmseg.model.anomaly_prompt import anomaly_score, mask_prompt, min_max, organ_prompt
+from dsmseg.model.anomaly_prompt import (
+    UNLIKE_ITSELF,
+    anomaly_score,
+    deviation_prompt,
+    deviation_scores,
+    mask_prompt,
+    min_max,
+    organ_prompt,
+)
 from dsmseg.model.attention import masked_attention
 
 SEEDS = st.integers(0, 999)
@@ -128,3 +137,59 @@ def test_a_tumor_within_an_organ_is_in_the_organ_prompt_whether_or_not_its_organ
     prompts = organ_prompt(score).view(score.shape), mask_prompt(score).view(score.shape)
     assert [bool((one[0, 3:5, 3:5, 3:5] == 0).all()) for one in prompts] == [True, False]
     assert [bool((one[1, 3:5, 3:5, 3:5] == 0).all()) for one in prompts] == [True, True]
+
+
+def a_scan_and_its_responses(*, tumor: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A liver with a cube of ``tumor`` in it that no query answers for, and nothing around."""
+    noise = 0.01 * torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
+    image, response = torch.zeros(1, 1, 64, 64, 64), torch.full((1, 3, 16, 16, 16), -5.0)
+    image[..., 8:56, 8:56, 8:56] = 0.5
+    image[..., 28:36, 28:36, 28:36] = tumor
+    response[:, 1, 2:14, 2:14, 2:14] = 5.0
+    response[:, 1, 7:9, 7:9, 7:9] = -5.0
+    coarser = [functional.avg_pool3d(response, factor) for factor in (8, 4, 2)]
+    return image + noise, [*coarser, response]
+
+
+@pytest.mark.parametrize("tumor", [0.3, 0.7])
+def test_the_deviation_is_high_in_a_dark_or_bright_tumor_low_in_its_organ_and_zero_outside(tumor: float) -> None:
+    image, responses = a_scan_and_its_responses(tumor=tumor)
+    score = deviation_scores(image, responses)[-1][0]
+    inside = torch.zeros(16, 16, 16, dtype=torch.bool)
+    inside[2:14, 2:14, 2:14] = True
+    lesion = torch.zeros_like(inside)
+    lesion[7:9, 7:9, 7:9] = True
+    assert score[lesion].min() > 0.9
+    assert score[inside & ~lesion].max() < UNLIKE_ITSELF
+    assert not score[~inside].any()
+
+
+def test_the_deviation_prompt_opens_the_tumor_alone_at_every_level_that_can_tell_it_apart() -> None:
+    image, responses = a_scan_and_its_responses(tumor=0.3)
+    scores = deviation_scores(image, responses)
+    assert [score.shape for score in scores] == [(1, size, size, size) for size in (2, 4, 8, 16)]
+    opened = [int((deviation_prompt(score) == 0).sum()) for score in scores]
+    assert opened == [8, 8, 8, 8]
+
+
+def test_where_nothing_deviates_the_deviation_prompt_opens_everything() -> None:
+    image, responses = a_scan_and_its_responses(tumor=0.5)
+    assert not deviation_prompt(deviation_scores(image, responses)[-1]).any()
+    assert not deviation_prompt(torch.zeros(1, 4, 4, 4)).any()
+
+
+def test_without_any_organ_nothing_deviates() -> None:
+    image, responses = a_scan_and_its_responses(tumor=0.3)
+    scores = deviation_scores(image, [torch.full_like(one, -5.0) for one in responses])
+    assert not any(bool(score.any()) for score in scores)
+
+
+def test_a_voxel_in_two_hulls_counts_by_the_organ_that_explains_it_best() -> None:
+    image, responses = a_scan_and_its_responses(tumor=0.3)
+    responses[-1][:, 2, 7:9, 7:9, 7:9] = 5.0  # another organ, of just these voxels
+    assert deviation_scores(image, responses)[-1].max() < UNLIKE_ITSELF
+
+
+def test_no_gradient_comes_back_through_the_deviation() -> None:
+    image, responses = a_scan_and_its_responses(tumor=0.3)
+    assert not deviation_scores(image.requires_grad_(), [one.requires_grad_() for one in responses])[-1].requires_grad

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dsmseg.model import LITERAL, PRESETS, TABLE_5, DSMConfig, build
+from dsmseg.model.anomaly_prompt import deviation_scores
 
 SMALL = replace(
     PRESETS["starter"], channels=(8, 8, 16, 16, 16, 16), query_width=16, text_width=12, feed_forward_width=16, state=4
@@ -160,3 +161,14 @@ def test_stage_2_begins_with_the_organs_of_stage_1() -> None:
     image = torch.rand(1, 2, 32, 32, 32)
     before, after = first(image).organ_logits, second(image).organ_logits
     assert (after - before).abs().max() < 0.05 * before.std()
+
+
+def test_a_deviation_prompt_gives_the_dqr_decoder_the_deviation_of_the_image_from_its_organs() -> None:
+    network, seen = build(replace(SMALL, prompt="deviation"), torch.randn(45, 12)).eval(), []
+    network.tumor_decoder.register_forward_pre_hook(lambda _, given: seen.extend(given[2]))
+    image = torch.rand(2, 2, 32, 64, 32)
+    with torch.no_grad():
+        output = network(image)
+    expected = deviation_scores(image, output.responses)
+    assert len(seen) == 4
+    assert all(map(torch.equal, seen, expected))

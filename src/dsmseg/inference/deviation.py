@@ -1,4 +1,4 @@
-"""The anomaly within organs: how far a voxel is from the organ's own center in this scan.
+"""The anomaly within an organ: how far a voxel is from the organ's own center in this scan.
 
 "Out-of-distribution regions within organs" (§ 1, § 4.2.1): an organ is a cluster with a center. Eq. 14 as trained tells
 where no organ is; this tells, without any training, where an organ looks unlike itself.
@@ -23,6 +23,8 @@ _AERATED_HU = -400.0  # an organ whose median is below is compared by the logari
 _AIR_HU = -1024.0
 _LOG_UNIT = 200.0  # a step of the logarithm that counts as one HU does in soft tissue
 _RIM_VOXELS = 2.0  # partial volume at an organ's surface
+_FAT_HU, _TISSUE_HU = -50.0, -10.0  # no tumor below the first, any tumor above the second
+_CONTRAST_HU, _DENSE_HU = 250.0, 350.0  # any tumor below the first, none above the second: bone, agent, metal
 
 
 def host_deviation(hu: Map, host: Mask, spacing_mm: Sequence[float]) -> Map:
@@ -36,24 +38,29 @@ def host_deviation(hu: Map, host: Mask, spacing_mm: Sequence[float]) -> Map:
     score = np.zeros(hu.shape, np.float32)
     box = box_around(host, spacing_mm, CLOSING_MM)
     if box is not None:
-        hull = closed_hull(host[box], spacing_mm, CLOSING_MM).inside
-        deviation = deviations(hu[box], host[box], hull, spacing_mm)
-        score[box] = squashed(deviation) * rim(hull, spacing_mm)
+        hull = closed_hull(host[box], spacing_mm, CLOSING_MM)
+        score[box] = deviation(hu[box], host[box], hull.inside, spacing_mm)
     return score
 
 
-def deviations(hu: Map, organ: Mask, hull: Mask, spacing_mm: Sequence[float]) -> Map:
-    """Give how many robust standard deviations the smoothed scan is from the organ's median, within the hull.
+def deviation(hu: Map, organ: Mask, inside: Mask, spacing_mm: Sequence[float]) -> Map:
+    """Give 1 - exp(-(z/3)^2) of the robust standard deviations z from the organ's median, 0 outside of ``inside``.
 
-    Center and spread (median, median absolute deviation) are those of the organ's own voxels. What lies outside of the
-    hull has no part in the smoothing, so that surfaces do not deviate for what is beside them.
+    Center and spread (median, median absolute deviation) are those of the organ's own voxels, of a scan smoothed by
+    3 mm in which only ``inside`` has a part: surfaces shall not deviate for what is beside them. What partial volume is
+    left is damped, to nothing at the surface. Fat and gas in the hull of a solid organ, and what is denser than any
+    tissue, are no tumors and count as outside.
     """
-    values = density_scale(hu, aerated=float(np.median(hu[organ])) < _AERATED_HU)
-    smooth = smoothed_within(values, hull, spacing_mm)
+    aerated = float(np.median(hu[organ])) < _AERATED_HU
+    likely = np.ones_like(hu) if aerated else _likeliness(hu, spacing_mm)
+    inside = inside & (organ | (likely > 0))
+    smooth = smoothed_within(density_scale(hu, aerated=aerated), inside, spacing_mm)
     own = smooth[organ]
     center = np.median(own)
     spread = _MAD_TO_SD * np.median(np.abs(own - center)) + _LEAST_SPREAD
-    return np.where(hull, np.abs(smooth - center) / spread, np.float32(0)).astype(np.float32)
+    unusual = np.abs(smooth - center) / (_UNUSUAL * spread)
+    score: Map = np.where(inside, -np.expm1(-(unusual**2)), 0).astype(np.float32) * likely * rim(inside, spacing_mm)
+    return score
 
 
 def density_scale(hu: Map, *, aerated: bool) -> Map:
@@ -71,15 +78,18 @@ def smoothed_within(values: Map, inside: Mask, spacing_mm: Sequence[float]) -> M
     return smooth.astype(np.float32, copy=False)
 
 
-def squashed(deviation: Map) -> Map:
-    """Bring standard deviations to 0..1, on one scale for all scans: 1 - exp(-(z/3)^2)."""
-    score: Map = -np.expm1(-((deviation / np.float32(_UNUSUAL)) ** 2))
-    return score
-
-
 def rim(hull: Mask, spacing_mm: Sequence[float]) -> Map:
     """Give 0..1 by the depth in the hull: 1 from two voxels of the coarsest axis on, where partial volume has ended."""
     full = _RIM_VOXELS * max(spacing_mm)
     depth = distance_within(~hull, spacing_mm, full)
     inner: Map = np.minimum(depth / np.float32(full), np.float32(1))
     return inner
+
+
+def _likeliness(hu: Map, spacing_mm: Sequence[float]) -> Map:
+    """Give 1 for densities that a tumor of a solid organ may have, 0 for fat, gas, bone and contrast agent."""
+    smooth = ndimage.gaussian_filter(hu, [_SMOOTHING_MM / step / 1.5 for step in spacing_mm], truncate=2)
+    above = np.clip((smooth - _FAT_HU) / (_TISSUE_HU - _FAT_HU), 0, 1)
+    below = np.clip((_DENSE_HU - smooth) / (_DENSE_HU - _CONTRAST_HU), 0, 1)
+    likely: Map = (above * below).astype(np.float32)
+    return likely

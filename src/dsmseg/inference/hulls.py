@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 
+from dsmseg.inference.boxes import Box
 from dsmseg.volume import bounding_box
 from dsmseg.volume.body import without_holes
 
 Mask = Bool[NDArray[np.bool_], "x y z"]
 Map = Float32[NDArray[np.float32], "x y z"]
-Box = tuple[slice, slice, slice]
 
 
 class Hull(NamedTuple):

@@ -8,8 +8,11 @@ from typing import Any, Literal
 Ablation = Literal["full", "without_kmm", "without_amvp", "without_dqr", "without_clip", "without_all"]
 """The rows of Table 5 by what they leave out, in the words of its columns."""
 
-Prompt = Literal["anomalies", "organs"]
-"""Where the mask prompt lets tumor queries look: `anomaly_prompt.mask_prompt`, or `anomaly_prompt.organ_prompt`."""
+Prompt = Literal["anomalies", "organs", "deviation"]
+"""Where the mask prompt lets tumor queries look: `anomaly_prompt.mask_prompt`, `organ_prompt` or `deviation_prompt`.
+
+With "deviation" that score takes the place of Eq. 14 throughout Stage 2, also as the channel of Table 5, row 3.
+"""
 
 
 Response = Literal["balanced", "residual", "printed"]

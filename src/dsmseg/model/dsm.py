@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsmseg.model.anomaly_prompt import anomaly_score
+from dsmseg.model.anomaly_prompt import anomaly_score, deviation_scores
 from dsmseg.model.config import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
 from dsmseg.model.features import Backbone, PixelFeatures
@@ -103,7 +103,9 @@ class DSM(nn.Module):
             return self._organs(organs, organs.queries, features, anomalies)
         reads_half = self.organ_head.half_channels > 0
         finest = features.half if reads_half else features.embedding
-        refined = self.tumor_decoder(features.levels, organs.queries, anomalies, finest)
+        by_deviation = self.tumor_decoder.points_to == "deviation"
+        scores = deviation_scores(image, organs.responses) if by_deviation else anomalies
+        refined = self.tumor_decoder(features.levels, organs.queries, scores, finest)
         features = features._replace(**{"half" if reads_half else "embedding": refined.finest})
         output = self._organs(organs, refined.organs, features, anomalies)
         return self._with_tumors(output, refined, features)

@@ -1,7 +1,8 @@
 """Diffusion-guided query refinement, the DQR decoder (§ 4.2.2, Figure 2c)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsmseg.model.anomaly_prompt import mask_prompt, min_max, organ_prompt
+from dsmseg.model.anomaly_prompt import deviation_prompt, mask_prompt, min_max, organ_prompt
 from dsmseg.model.attention import START_SCALE, MultiHeadAttention, SelfAttentionBlock
 from dsmseg.model.config import Prompt
 from dsmseg.model.mask_head import FIRST_BIAS
@@ -18,6 +19,11 @@ from dsmseg.model.semantic_diffusion import SemanticDiffusion
 
 RESPONDING_LEVELS = 2
 """Tumor queries answer at the two finest levels, strides 8 and 4: a tumor of 2 cm is one voxel of the coarser ones."""
+
+MASK_PROMPTS: Mapping[Prompt, Callable[[Float[Tensor, "batch x y z"]], Float[Tensor, "batch voxel"]]] = (
+    MappingProxyType({"anomalies": mask_prompt, "organs": organ_prompt, "deviation": deviation_prompt})
+)
+"""M_i of a level's score, by where prompts point."""
 
 
 class Queries(NamedTuple):
@@ -128,7 +134,7 @@ class QueryRefinementBlock(nn.Module):
         Args:
             feature: F_i.
             deeper: the map that guides the diffusion, at F_i's resolution.
-            score: anomaly score A_i of Eq. 14.
+            score: anomaly score A_i of Eq. 14, or the deviation score where prompts point to that.
             queries: the queries so far.
         """
         diffused = self.enhance(feature, deeper)
@@ -167,8 +173,7 @@ class QueryRefinementBlock(nn.Module):
         """
         context = self.context_norm(torch.cat([feature, diffused], dim=1).flatten(2).transpose(1, 2))
         if self.mask_prompt:
-            prompt = mask_prompt(score) if self.points_to == "anomalies" else organ_prompt(score)
-            return context, prompt[:, None, None]
+            return context, MASK_PROMPTS[self.points_to](score)[:, None, None]
         anomaly = min_max(score).flatten(1).unsqueeze(-1)
         return torch.cat([context, anomaly.to(context.dtype)], dim=-1), None
 
@@ -259,6 +264,7 @@ class QueryRefinementDecoder(nn.Module):
             ValueError: ``heads`` does not divide ``width`` or a level's channels.
         """
         super().__init__()
+        self.points_to: Prompt = prompt
         self.tumor_queries = nn.Parameter(torch.randn(tumors, width))
         self.blocks = nn.ModuleList(
             QueryRefinementBlock(
@@ -293,7 +299,7 @@ class QueryRefinementDecoder(nn.Module):
         Args:
             levels: F_1..F_4, deepest first.
             organ_queries: O^ of Stage 1.
-            scores: anomaly score (Eq. 14) of each level, at the level's resolution.
+            scores: anomaly score (Eq. 14) of each level, at the level's resolution, or the deviation score.
             finest: the backbone's map that masks are read from.
         """
         queries = Queries(organ_queries, self.tumor_queries.expand(len(organ_queries), -1, -1))
