@@ -76,8 +76,8 @@ def _scores(organs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 def _calibration(segmentation: Segmentation, reference: np.ndarray, segmenter: Segmenter) -> dict[str, list[float]]:
     """Give, for each fifth of the scale, the mean anomaly, the share of voxels in no known organ, and of all voxels."""
     known = [one.id for one in segmenter.choice.known_organs]
-    inside = segmentation.anomaly_levels > 0
-    anomaly, outside = segmentation.anomaly[inside], ~np.isin(reference[inside], known)
+    inside = segmentation.unexplained_levels > 0
+    anomaly, outside = segmentation.unexplained[inside], ~np.isin(reference[inside], known)
     fifths = np.minimum((anomaly * 5).astype(int), 4)
     rows = {}
     for fifth in range(5):

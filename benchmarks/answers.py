@@ -1,4 +1,5 @@
-"""How DSM should answer for a tumor that it was not trained on: each rule of `soft_maps`, the host organ, the anomaly.
+"""How DSM should answer for a tumor that it was not trained on: each rule of `soft_maps`, the host organ, the anomaly
+within organs, and what is unexplained (Eq. 14).
 
 ``python benchmarks/answers.py --bodies BENCHMARK WEIGHTS...``, where BENCHMARK is of another seed than what the tables
 are of (``dsmseg synth benchmark -o BENCHMARK --seed 1``), so that nothing is chosen on the tables' own test bodies. One
@@ -30,8 +31,8 @@ from bodies import tumor_columns
 
 Array = Float32[NDArray[np.float32], "x y z"]
 
-ANOMALY, HOST, IN_HOST = "anomaly", "host", "tumor in host"
-RULES = (*get_args(UnseenRule), HOST, IN_HOST, ANOMALY)
+ANOMALY, UNEXPLAINED, HOST, IN_HOST = "anomaly", "unexplained", "host", "tumor in host"
+RULES = (*get_args(UnseenRule), HOST, IN_HOST, ANOMALY, UNEXPLAINED)
 
 
 def scored_by(rule: str, network: nn.Module, card: Card, scan: Volume, one: StructureClass) -> tuple[Array, str]:
@@ -41,9 +42,11 @@ def scored_by(rule: str, network: nn.Module, card: Card, scan: Volume, one: Stru
         maps = soft_maps(network, card, scan, [*hosts, one], unseen="any-tumor")
         host = np.maximum.reduce([maps.probabilities[organ.name] for organ in hosts])
         return (host if rule == HOST else np.sqrt(host * maps.probabilities[one.name])), rule
-    maps = soft_maps(network, card, scan, [one], unseen="any-query" if rule == ANOMALY else cast(UnseenRule, rule))
-    if rule == ANOMALY:
-        return maps.anomaly, rule
+    maps = soft_maps(
+        network, card, scan, [one], unseen=cast(UnseenRule, rule if rule in get_args(UnseenRule) else "any-query")
+    )
+    if rule in {ANOMALY, UNEXPLAINED}:
+        return (maps.anomaly if rule == ANOMALY else maps.unexplained), rule
     return maps.probabilities[one.name], maps.answered_by.get(one.name, one.name)
 
 

@@ -144,6 +144,9 @@ def train(
 
         def show(entry: dict[str, float], steps: int) -> None:
             stage, step = int(entry["stage"]), int(entry["step"])
+            if "validation score" in entry:
+                progress.line(f"Stage {stage}, step {step} of {steps}, on held-out cases: {_how_it_does(entry)}")
+                return
             progress.step(f"Stage {stage}, step {step} of {steps}: {_how_it_goes(entry, recipe, steps)}", step, steps)
 
         try:
@@ -202,6 +205,12 @@ def demo(
         sys.stdout.write(f"{one.name}: Dice {one.dice:.3f} with the reference\n")
     sys.stdout.write(f"{result.seconds:.1f} s from the scan to the picture\n")
     sys.stdout.write(f"Look at {result.picture}; everything else is in {result.case}\n")
+
+
+def _how_it_does(entry: dict[str, float]) -> str:
+    means = ("dice of organs", "dice of tumors", "lesion sensitivity", "score")
+    known = ((name, entry.get(f"validation {name}")) for name in means)
+    return ", ".join(f"{name} {value:.3f}" for name, value in known if value is not None)
 
 
 def _how_it_goes(entry: dict[str, float], recipe: "Recipe", steps: int) -> str:

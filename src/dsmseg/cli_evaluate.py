@@ -13,7 +13,7 @@ from dsmseg.errors import DsmsegError, InputError
 from dsmseg.resources import cores
 
 if TYPE_CHECKING:
-    from dsmseg.evaluation import Evaluation, Request
+    from dsmseg.evaluation import Cut, Evaluation, Request
 
 _COLUMNS = {
     "organs": ("dsc", "nsd", "hd95_mm", "auroc", "fpr95"),
@@ -46,6 +46,10 @@ def evaluate(
     ] = None,
     scores_of: Annotated[
         str | None, typer.Option("--scores-of", metavar="CLASS", help="What score maps are of.")
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Weights whose operating point of CLASS makes masks of score maps."),
     ] = None,
     scans: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The scans: for the region of the body, and for pictures.")
@@ -81,7 +85,7 @@ def evaluate(
         classes=None if classes is None else taxonomy.find_all(classes),
         scores_of=None if scores_of is None else taxonomy.find(scores_of),
         skip_missing=skip_missing,
-        settings=_settings(tolerance, lesion_iou),
+        settings=_settings(tolerance, lesion_iou, _cut(card, scores_of)),
     )
     with console.progress("Looking for cases") as progress:
         made = evaluation.plan(request)
@@ -102,14 +106,33 @@ def evaluate(
     _tell_failures(found, request)
 
 
-def _settings(tolerance: float, lesion_iou: float) -> Any:
+def _cut(card: str | None, scores_of: str | None) -> "Cut":
+    """Read the operating point that score maps are cut at; without a card it is 0.5."""
+    from dsmseg import taxonomy
+    from dsmseg.evaluation import Cut
+
+    if card is None:
+        return Cut()
+    if scores_of is None:
+        raise InputError("a card has a point for each class", where="--card", mend="Add --scores-of CLASS.")
+    from dsmseg import checkpoint
+
+    name, read = taxonomy.find(scores_of).name, checkpoint.read(card).card
+    if not isinstance(read, checkpoint.Card) or name not in read.operating_points:
+        mend = "Choose one with `dsmseg weights calibrate`, or leave --card out."
+        raise InputError(f"the card has no operating point of {name}", where=card, mend=mend)
+    point = read.point(name)
+    return Cut(point.threshold, point.least_volume_ml, point.least_score)
+
+
+def _settings(tolerance: float, lesion_iou: float, cut: "Cut") -> Any:
     from dsmseg.evaluation import Settings
 
     if not 0 <= tolerance <= 1000:
         raise InputError(f"{tolerance:g} mm is no tolerance", where="--tolerance", mend="Give 0 to 1000 mm.")
     if not 0 <= lesion_iou <= 1:
         raise InputError(f"{lesion_iou:g} is no share", where="--lesion-iou", mend="Give 0 (any overlap) to 1.")
-    return Settings(tolerance_mm=tolerance, least_iou=lesion_iou)
+    return Settings(tolerance_mm=tolerance, least_iou=lesion_iou, cut=cut)
 
 
 def _tell(summary: dict[str, Any], output: Path, pictures: int) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from cli_helpers import one_line, run_process, write_scan
 
-from dsmseg import cli
+from dsmseg import checkpoint, cli
+from dsmseg.checkpoint import Card, OperatingPoint
 
 LABELS = np.zeros((24, 24, 20), np.uint8)
 LABELS[5:15, 5:15, 5:15] = 1
@@ -101,3 +102,50 @@ def test_needs_no_torch_until_it_draws(folders, tmp_path: Path) -> None:
     )
     done = run_process("-c", script)
     assert done.stdout.split() == ["3", "False"], done.stderr
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> Path:
+    """Give weights whose card has an operating point of liver tumors."""
+    card = Card(
+        name="toy", version="1", preset="starter", stage=2, organs=("Liver",), tumors=("Liver Tumor",),
+        text_encoder="x", spacing_mm=(3.0, 3.0, 3.0), hu_windows=((-175.0, 250.0),), window=(32, 32, 32),
+        training_data=(), licence="CC0-1.0", figures={},
+        operating_points={"Liver Tumor": OperatingPoint(threshold=0.2, least_score=0.3)},
+    )  # fmt: skip
+    path = tmp_path / "toy.safetensors"
+    checkpoint.save(path, {}, card)
+    return path
+
+
+def test_score_maps_are_cut_at_the_operating_point_of_a_card(
+    calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = np.where(LABELS, 0.4, 0.05).astype(np.float32)
+    scores[20:22, 20:22, 17:19] = 0.25  # above the threshold, below the least mean score
+    for side, array in (("predicted", scores), ("reference", LABELS)):
+        (tmp_path / side).mkdir()
+        write_scan(tmp_path / side / "a.nii.gz", array)
+    folders = [str(tmp_path / "predicted"), str(tmp_path / "reference"), "-o", str(tmp_path / "out"), "--workers", "1"]
+    what = ["--labels", "1=liver tumor", "--scores-of", "liver tumor", "--json"]
+    found = []
+    for card in ([], ["--card", str(calibrated)]):
+        assert cli.run(["evaluate", *folders, *what, *card]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        found.append(summary["structures"][0]["metrics"]["dsc"]["mean"])
+    assert found == [0.0, 1.0]
+    assert (summary["settings"]["score_threshold"], summary["settings"]["least_score"]) == (0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--card", "starter", "--scores-of", "liver tumor"], "no operating point of Liver Tumor"),
+        (["--card", "starter"], "--scores-of"),
+    ],
+)
+def test_a_card_that_does_not_tell_where_to_cut_is_refused(
+    folders, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["evaluate", *folders, *OPTION, *options]) == 2
+    assert told in one_line(capsys.readouterr().err)

@@ -10,6 +10,7 @@ import torch
 from cli_helpers import one_line, write_scan
 
 from dsmseg import checkpoint, cli, training
+from dsmseg.checkpoint import OperatingPoint
 from dsmseg.training.recipe import Recipe
 
 
@@ -49,6 +50,38 @@ def test_weights_show_is_the_card_and_verify_accepts_it(weights: Path, capsys: p
 def test_weights_list_has_a_row_for_each_packaged_card(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["weights", "list", "--json"]) == 0
     assert [card["name"] for card in json.loads(capsys.readouterr().out)] == checkpoint.packaged()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "Give either --scans or --store"),
+        (["--scans", "a", "--store", "b"], "Give either --scans or --store"),
+        (["--scans", "nowhere"], "nowhere"),
+        (["--store", "nowhere"], "is no store"),
+    ],
+)
+def test_calibrate_tells_where_held_out_scans_are_missing(
+    weights: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["weights", "calibrate", str(weights), *options]) == 2
+    assert told in one_line(capsys.readouterr().err)
+
+
+def test_calibrate_prints_the_points_that_it_writes(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak = OperatingPoint(
+        threshold=0.25, sensitivity=0.4, false_lesions=0.5, cases=8, lesions=10, searched=False, reason="few"
+    )
+    card = checkpoint.read(weights).card.model_copy(update={"operating_points": {"Liver Tumor": weak}})
+    monkeypatch.setattr("dsmseg.evaluation.validation.calibrate", lambda *_, **__: card)
+    monkeypatch.setattr("dsmseg.datasets.labelled.labelled_cases", lambda _: [])
+    assert cli.run(["weights", "calibrate", str(weights), "--scans", "x"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert all(text in row for text in ("Liver Tumor", "0.250", "40% of 10", "0.50", "8", "no: few"))
+    assert cli.run(["weights", "calibrate", str(weights), "--scans", "x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["operating_points"]["Liver Tumor"]["searched"] is False
 
 
 RECIPE = """

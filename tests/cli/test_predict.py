@@ -23,7 +23,14 @@ def test_predict_writes_a_case_and_tells_about_it(
     assert "not searched" in printed.out  # Stage 1 weights: no tumors is not the same as none found
     assert printed.err == "scan (1 of 1)\n"
     names = {path.name for path in (output / "scan").iterdir()}
-    assert names == {"organs.nii.gz", "tumors.nii.gz", "anomaly.nii.gz", "statistics.json", "run.json"}
+    assert names == {
+        "organs.nii.gz",
+        "tumors.nii.gz",
+        "anomaly.nii.gz",
+        "unexplained.nii.gz",
+        "statistics.json",
+        "run.json",
+    }
     assert nibabel.load(output / "scan" / "organs.nii.gz").shape == (24, 24, 20)
 
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 from shapes import blob, cube
 
 from dsmseg.errors import InputError
-from dsmseg.evaluation.lesions import Froc, LesionCounts, match_lesions
+from dsmseg.evaluation.lesions import Cut, Froc, LesionCounts, lesion_mask, match_lesions
 
 SHAPE = (20, 20, 20)
 EMPTY = np.zeros(SHAPE, bool)
@@ -102,3 +102,14 @@ def test_no_lesions_is_no_froc() -> None:
 def test_a_criterion_that_is_no_share_is_refused(least_iou: float) -> None:
     with pytest.raises(InputError, match="intersection over union"):
         match_lesions(A, A, least_iou=least_iou)
+
+
+@given(st.integers(0, 999), st.floats(0.05, 0.9), st.floats(0, 12), st.floats(0, 1))
+def test_a_score_map_is_cut_lesion_by_lesion(seed, threshold, least_ml, least_score) -> None:
+    scores = np.random.default_rng(seed).random((7, 6, 5)).astype(np.float32) ** 2
+    parts, count = ndimage.label(scores > threshold, np.ones((3, 3, 3)))
+    expected = np.zeros(scores.shape, bool)
+    for number in range(1, count + 1):
+        part = parts == number
+        expected |= part & (part.sum() * 0.5 >= least_ml) & (scores[part].mean(dtype=np.float64) >= least_score)
+    assert np.array_equal(lesion_mask(scores, 0.5, Cut(threshold, least_ml, least_score)), expected)

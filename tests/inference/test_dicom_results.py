@@ -48,7 +48,15 @@ def test_organs_and_lesions_are_segments_where_they_lie_and_rows_of_the_report(s
     (result,) = predict(find_cases([series]), tmp_path / "out", segmenter=segmenter, file_format="dicom-seg")
     assert result.error is None
     names = {path.name for path in result.directory.iterdir()}
-    assert names == {"organs.dcm", "tumors.dcm", "report.dcm", "anomaly.nii.gz", "statistics.json", "run.json"}
+    assert names == {
+        "organs.dcm",
+        "tumors.dcm",
+        "report.dcm",
+        "anomaly.nii.gz",
+        "unexplained.nii.gz",
+        "statistics.json",
+        "run.json",
+    }
     volume, folder = read_scan(series), result.directory
     tumor = volume.to_own(np.abs(volume.array - TUMOR_HU) < 1)
     first, second = (voxels_of(folder / "tumors.dcm", f"Liver Tumor {number}", volume) for number in (1, 2))

@@ -63,6 +63,7 @@ def test_the_number_of_threads_changes_no_byte(phantom, write_scan):
     for result in results[1:]:
         assert result.organs.tobytes() == results[0].organs.tobytes()
         assert result.anomaly_levels.tobytes() == results[0].anomaly_levels.tobytes()
+        assert result.unexplained_levels.tobytes() == results[0].unexplained_levels.tobytes()
 
 
 def test_the_processor_is_named_with_its_instructions(monkeypatch):

@@ -10,7 +10,7 @@ from dsmseg.errors import OutputError
 from dsmseg.inference import Segmenter, segmentation
 from dsmseg.volume import read_labels, read_scan
 
-FILES = {"organs.nii.gz", "tumors.nii.gz", "anomaly.nii.gz", "statistics.json", "run.json"}
+FILES = {"organs.nii.gz", "tumors.nii.gz", "anomaly.nii.gz", "unexplained.nii.gz", "statistics.json", "run.json"}
 
 
 @pytest.fixture
@@ -31,8 +31,9 @@ def test_the_folder_holds_the_layers_the_figures_and_the_record(result, tmp_path
     assert names_in(folder.parent) == {"case"}
     assert np.array_equal(read_labels(folder / "organs.nii.gz").array, result.organs)
     assert np.array_equal(read_labels(folder / "tumors.nii.gz").array, result.tumors)
-    anomaly = nibabel_array(folder / "anomaly.nii.gz")
-    assert np.abs(anomaly - result.volume.to_own(result.anomaly)).max() <= 0.51 / 255  # stored in steps of 1/255
+    for name in ("anomaly", "unexplained"):
+        stored, score = nibabel_array(folder / f"{name}.nii.gz"), getattr(result, name)
+        assert np.abs(stored - result.volume.to_own(score)).max() <= 0.51 / 255  # in steps of 1/255
     assert json.loads((folder / "run.json").read_text()) == result.run
     assert json.loads((folder / "statistics.json").read_text()) == result.statistics()
 
@@ -62,7 +63,14 @@ def test_statistics_agree_with_the_saved_labels(result, tmp_path):
 
 def test_seg_nrrd_holds_the_label_layers_for_3d_slicer(result, tmp_path):
     folder = result.save(tmp_path / "case", file_format="seg.nrrd")
-    assert names_in(folder) == {"organs.seg.nrrd", "tumors.seg.nrrd", "anomaly.nii.gz", "statistics.json", "run.json"}
+    assert names_in(folder) == {
+        "organs.seg.nrrd",
+        "tumors.seg.nrrd",
+        "anomaly.nii.gz",
+        "unexplained.nii.gz",
+        "statistics.json",
+        "run.json",
+    }
     assert b"Name:=Liver\n" in (folder / "organs.seg.nrrd").read_bytes()
     assert np.array_equal(read_labels(folder / "organs.seg.nrrd").array, result.organs)
 

@@ -65,8 +65,8 @@ def test_a_network_that_sees_liver_everywhere_is_held_inside_of_the_body(liver_e
     hu[60:100, 50:90, 5:55] = 40
     segmentation = Segmenter(liver_everywhere, make_card(), device="cpu")(write_scan(hu))
     assert np.array_equal(segmentation.organs == LIVER, hu > 0)
-    assert not segmentation.anomaly[hu < 0].any()
-    assert segmentation.anomaly[hu > 0].max() > 0.9
+    assert not segmentation.unexplained[hu < 0].any()
+    assert segmentation.unexplained[hu > 0].max() > 0.9
 
 
 def test_a_scan_of_air_has_no_labels_and_says_so(segmenter, write_scan):
@@ -74,6 +74,7 @@ def test_a_scan_of_air_has_no_labels_and_says_so(segmenter, write_scan):
     segmentation = segmenter(write_scan(hu))
     assert not segmentation.organs.any()
     assert not segmentation.anomaly.any()
+    assert not segmentation.unexplained.any()
     assert segmentation.run["body_ml"] == 0
     assert segmentation.run["windows"] == 0
     assert all(row["volume_ml"] == 0 for row in segmentation.statistics()["organs"])
@@ -100,6 +101,7 @@ def test_an_array_a_volume_and_a_file_give_the_same(segmenter, phantom, write_sc
     for other in (from_array, from_volume):
         assert np.array_equal(other.organs, from_file.organs)
         assert np.array_equal(other.anomaly, from_file.anomaly)
+        assert np.array_equal(other.unexplained, from_file.unexplained)
 
 
 def test_the_same_scan_gives_the_same_result(segmenter, phantom, write_scan):

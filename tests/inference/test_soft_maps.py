@@ -66,7 +66,7 @@ def test_a_known_class_has_its_own_probability_and_is_zero_outside_of_the_body(v
         body = volume.array > -500
         np.testing.assert_allclose(found[body], expected(volume.array, find(name).id - 1)[body], atol=1e-4)
         assert not found[:2].any()
-    assert 0 <= maps.anomaly.min() <= maps.anomaly.max() <= 1
+    assert 0 <= maps.unexplained.min() <= maps.unexplained.max() <= 1
 
 
 def test_maps_lie_on_the_grid_of_the_scan(volume):

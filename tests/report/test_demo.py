@@ -64,6 +64,7 @@ class FakeSegmenter:
             organs=organs,
             tumors=np.zeros_like(organs),
             anomaly_levels=np.zeros_like(organs),
+            unexplained_levels=np.zeros_like(organs),
             lesions=[],
             classes=(find("right lung"), find("left lung")),
             run={"tumors": "not searched"},

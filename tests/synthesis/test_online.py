@@ -7,7 +7,7 @@ import torch
 from dsmseg.synthesis.bodies import PatchPlan
 from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.online import draw_phantom
-from dsmseg.taxonomy import ORGANS
+from dsmseg.taxonomy import ORGANS, find
 
 PLAN = PatchPlan(size=(24, 36, 28), spacing=4.0)
 
@@ -55,3 +55,9 @@ def test_a_patch_holds_the_air_and_the_organs_that_hu_tell_of():
         if liver.sum() > 500:
             assert -40 < sample.image[liver].median() < 260
     assert airy >= 2
+
+
+def test_patches_lie_near_the_organs_of_the_plan_as_often_as_it_says():
+    near = PatchPlan(size=(12, 12, 12), spacing=4.0, near=(find("Bladder").id,), near_share=1.0, reach=5.0)
+    seen = [(draw_phantom(near, generator("near", seed)).organs == find("Bladder").id).any() for seed in range(6)]
+    assert np.mean(seen) > 0.8

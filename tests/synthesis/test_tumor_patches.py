@@ -32,7 +32,7 @@ def patch(*, absent=EVERYTHING, annotated=("Liver", "Spleen", "Right Kidney", "H
 
 
 def plan(*kinds, **settings):
-    return TumorPlan(kinds=tuple(tumor_class(kind) for kind in kinds), **settings)
+    return TumorPlan(kinds=tuple(tumor_class(kind) for kind in kinds), **{"distractors": 0.0} | settings)
 
 
 def drawn(count, before, what):
@@ -114,3 +114,46 @@ def test_a_kind_is_absent_where_all_its_hosts_are_healthy():
     one_side = absent_kinds(frozenset([find("Right Kidney").id, find("Spleen").id]))
     assert one_side == {find("Spleen Tumor").id}
     assert {one.id for one in TUMORS} == EVERYTHING
+
+
+def test_a_distractor_changes_the_image_and_makes_no_tumor():
+    before = patch()
+    changed = 0
+    for after in drawn(12, before, plan("Liver Tumor", chance=0.0, distractors=1.0)):
+        assert not after.masks[[one.id - 1 for one in TUMORS]].any()
+        assert after.annotated[index("Liver Tumor")]
+        changed += int((after.image != before.image).any())
+        assert not (after.masks[index("Liver")] & after.masks[index("Spleen")]).any()
+    assert changed >= 10
+
+
+def test_there_is_no_distractor_where_no_kind_is_known():
+    before = patch(absent=frozenset())
+    for after in drawn(4, before, plan("Liver Tumor", chance=0.0, distractors=1.0)):
+        assert after.image is before.image
+
+
+def test_a_known_tumor_is_not_covered_by_a_distractor():
+    before = patch(absent=frozenset())
+    before.masks[index("Liver Tumor"), 10:16, 16:22, 16:22] = True
+    before.annotated[index("Liver Tumor")] = True
+    for after in drawn(12, before, plan("Liver Tumor", chance=1.0, distractors=1.0)):
+        kept = after.masks[index("Liver Tumor")].sum() / before.masks[index("Liver Tumor")].sum()
+        assert 0.5 < kept < 1.5  # the mass effect of a cyst beside it may move its outline
+
+
+def test_early_lesions_are_small_and_are_those_of_the_organ():
+    early = plan("Liver Tumor", chance=1.0, generic=1.0)
+    sizes = [after.masks[index("Liver Tumor")].sum() * 27 / 1000 for after in drawn(12, patch(), early)]
+    assert 0 < max(sizes) < 4.5  # ml: a ball of 20 mm has 4.2
+
+
+def test_diameters_can_be_drawn_evenly_in_a_range():
+    small, large = (
+        np.median([
+            after.masks[index("Spleen Tumor")].sum()
+            for after in drawn(8, patch(), plan("Spleen Tumor", chance=1.0, generic=0.0, diameters=(mm, 1.2 * mm)))
+        ])
+        for mm in (10, 24)
+    )  # fmt: skip
+    assert large > 3 * small

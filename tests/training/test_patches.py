@@ -8,7 +8,8 @@ from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.taxonomy import find
-from dsmseg.training.patches import Batches, DrawnPatches, LearningPatch
+from dsmseg.training.learning_patches import LearningPatch
+from dsmseg.training.patches import Batches, DrawnPatches
 from dsmseg.training.reading import load_recipe
 from dsmseg.training.sources import drawn, loader, open_data
 
@@ -70,9 +71,11 @@ def batches_of(path, *settings: str, steps: int = 3, rank: int = 0, ranks: int =
     return list(drawn(loader(data, recipe, range(steps), rank=rank, ranks=ranks)))
 
 
-def test_processes_share_a_step_s_patches_out(stored_recipe) -> None:
-    whole = batches_of(stored_recipe, "batch.stored=4")
-    parts = [batches_of(stored_recipe, "batch.stored=4", rank=rank, ranks=2) for rank in range(2)]
+@pytest.mark.parametrize("mixed", ["0", "0.7"])
+def test_processes_share_a_step_s_patches_out(stored_recipe, mixed) -> None:
+    settings = ("batch.stored=4", f"batch.mixed={mixed}")
+    whole = batches_of(stored_recipe, *settings)
+    parts = [batches_of(stored_recipe, *settings, rank=rank, ranks=2) for rank in range(2)]
     for step in range(3):
         together = torch.stack([parts[place % 2][step][0].image[place // 2] for place in range(4)])
         assert torch.equal(whole[step][0].image, together)

@@ -4,7 +4,7 @@ from dsmseg.evaluation.bootstrap import PairedDifference, mean_interval, paired_
 from dsmseg.evaluation.calibration import CalibrationCounts, count_calibration
 from dsmseg.evaluation.evaluate import Evaluation, Plan, Request, evaluate, plan
 from dsmseg.evaluation.labels import LabelMeaning, parse_meaning
-from dsmseg.evaluation.lesions import Froc, LesionCounts, LesionMatches, match_lesions
+from dsmseg.evaluation.lesions import Cut, Froc, LesionCounts, LesionMatches, lesion_mask, match_lesions
 from dsmseg.evaluation.measuring import CaseTask, Figures, Settings, measure_case
 from dsmseg.evaluation.output import PICTURES, compare, prepare_output, write_tables
 from dsmseg.evaluation.overlap import OverlapCounts, count_overlap
@@ -20,6 +20,7 @@ __all__ = [
     "PICTURES",
     "CalibrationCounts",
     "CaseTask",
+    "Cut",
     "Evaluation",
     "Figures",
     "Froc",
@@ -45,6 +46,7 @@ __all__ = [
     "dilated",
     "draw_pictures",
     "evaluate",
+    "lesion_mask",
     "match_lesions",
     "mean_interval",
     "measure_case",

@@ -16,10 +16,28 @@ from scipy import ndimage
 
 from dsmseg.errors import InputError
 from dsmseg.evaluation.masks import mask_pair, refuse_other_shapes, union_box
+from dsmseg.volume import bounding_box
 
 LUNA16_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # false lesions a scan that the LUNA16 challenge takes the mean over
 
 _NEIGHBORS = np.ones((3, 3, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a score map becomes a mask: the three numbers of an operating point.
+
+    Attributes:
+        threshold: a voxel is marked where its score is above.
+        least_volume_ml, least_score: lesions that are smaller, or of a lower mean score, are left out.
+    """
+
+    threshold: float = 0.5
+    least_volume_ml: float = 0.0
+    least_score: float = 0.0
+
+
+_AT_ONE_HALF = Cut()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,21 @@ class LesionMatches:
             raise InputError("FROC needs scores", mend="Give match_lesions a score map.")
         found = np.where(self.hits, self.scores, -np.inf).max(axis=1, initial=-np.inf)
         return Froc(found, self.scores[~self.hits.any(axis=0)], 1)
+
+
+def lesion_mask(
+    scores: Float[NDArray[np.floating], "x y z"], voxel_ml: float, cut: Cut = _AT_ONE_HALF
+) -> Bool[NDArray[np.bool_], "x y z"]:
+    """Mark the lesions of a score map (one class, 0..1) as predict labels them; ``voxel_ml`` is a voxel's volume."""
+    mask: NDArray[np.bool_] = scores > cut.threshold
+    box = bounding_box(mask) if cut.least_volume_ml or cut.least_score else None
+    if box is not None:
+        parts, _ = ndimage.label(mask[box], _NEIGHBORS)
+        inside = parts > 0
+        voxels = np.bincount(parts[inside])
+        means = np.bincount(parts[inside], scores[box][inside]) / np.maximum(1, voxels)
+        mask[box] &= ((voxels * voxel_ml >= cut.least_volume_ml) & (means >= cut.least_score))[parts]
+    return mask
 
 
 def match_lesions(

@@ -13,7 +13,7 @@ from dsmseg.datasets.loading import agree, offset_mm, shape_text
 from dsmseg.errors import InputError
 from dsmseg.evaluation.calibration import CalibrationCounts, count_calibration
 from dsmseg.evaluation.labels import LabelMeaning, Structure, host_classes, is_tumor, structure_name
-from dsmseg.evaluation.lesions import Froc, LesionCounts, match_lesions
+from dsmseg.evaluation.lesions import Cut, Froc, LesionCounts, lesion_mask, match_lesions
 from dsmseg.evaluation.maps import LabelMaps, Layer, union
 from dsmseg.evaluation.overlap import OverlapCounts, count_overlap
 from dsmseg.evaluation.pairing import Source
@@ -33,12 +33,12 @@ class Settings:
 
     Attributes:
         tolerance_mm: of NSD. least_iou: from which on lesions hit each other; 0 is any overlap.
-        threshold: from which on a score is a label.
+        cut: how score maps become masks.
     """
 
     tolerance_mm: float = 2.0
     least_iou: float = 0.0
-    threshold: float = 0.5
+    cut: Cut = field(default_factory=Cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,9 @@ def load_case(task: CaseTask) -> LoadedCase:
         _refuse_other_grid(found, read[0], task)
         if task.scored is not None:
             scores = _probabilities(found[0], task.prediction.layers[0])
+            mask = lesion_mask(scores, read[0].grid.voxel_volume_ml, task.settings.cut)
             meaning = LabelMeaning({task.scored: frozenset({1})})
-            prediction = LabelMaps(
-                reference.shape, [Layer((scores >= task.settings.threshold).astype(np.uint8), meaning)]
-            )
+            prediction = LabelMaps(reference.shape, [Layer(mask.astype(np.uint8), meaning)])
         else:
             prediction = _maps(found, task.prediction_meanings, task)
         if task.anomaly and task.prediction.anomaly is not None:

@@ -7,6 +7,7 @@ where no organ is; this tells, without any training, where an organ looks unlike
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from dsmseg.inference.hulls import Map, Mask, box_around, closed_hull, distance_within
@@ -35,7 +36,7 @@ def host_deviation(hu: Map, host: Mask, spacing_mm: Sequence[float]) -> Map:
     score = np.zeros(hu.shape, np.float32)
     box = box_around(host, spacing_mm, CLOSING_MM)
     if box is not None:
-        hull = closed_hull(host[box], spacing_mm, CLOSING_MM)
+        hull = closed_hull(host[box], spacing_mm, CLOSING_MM).inside
         deviation = deviations(hu[box], host[box], hull, spacing_mm)
         score[box] = squashed(deviation) * rim(hull, spacing_mm)
     return score
@@ -56,7 +57,7 @@ def deviations(hu: Map, organ: Mask, hull: Mask, spacing_mm: Sequence[float]) ->
 
 
 def density_scale(hu: Map, *, aerated: bool) -> Map:
-    """Give HU, or for an aerated organ the logarithm of density: a lung's vessels are many times as dense as its rest."""
+    """Give HU, or for an aerated organ the logarithm of density, of which its vessels have many times as much."""
     scaled = _LOG_UNIT * np.log(np.clip(hu - _AIR_HU, 1, None)) if aerated else hu
     return scaled.astype(np.float32)
 
@@ -66,8 +67,8 @@ def smoothed_within(values: Map, inside: Mask, spacing_mm: Sequence[float]) -> M
     sigma = [_SMOOTHING_MM / step for step in spacing_mm]
     weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma, mode="constant", truncate=2)
     total = ndimage.gaussian_filter(np.where(inside, values, np.float32(0)), sigma, mode="constant", truncate=2)
-    smooth: Map = total / np.maximum(weight, np.float32(1e-3))
-    return smooth
+    smooth: NDArray[np.floating] = total / np.maximum(weight, np.float32(1e-3))
+    return smooth.astype(np.float32, copy=False)
 
 
 def squashed(deviation: Map) -> Map:

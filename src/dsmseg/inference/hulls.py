@@ -1,6 +1,7 @@
 """Closed hulls of masks, and distances in mm that are needed only up to a bound."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -12,6 +13,13 @@ from dsmseg.volume.body import without_holes
 Mask = Bool[NDArray[np.bool_], "x y z"]
 Map = Float32[NDArray[np.float32], "x y z"]
 Box = tuple[slice, slice, slice]
+
+
+class Hull(NamedTuple):
+    """The closed hull of a mask. distance: mm to the mask, infinity beyond the radius that gaps were closed with."""
+
+    inside: Mask
+    distance: Map
 
 
 def distance_within(mask: Mask, spacing_mm: Sequence[float], reach_mm: float) -> Map:
@@ -33,17 +41,16 @@ def distance_within(mask: Mask, spacing_mm: Sequence[float], reach_mm: float) ->
     return distance
 
 
-def closed_hull(mask: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Mask:
+def closed_hull(mask: Mask, spacing_mm: Sequence[float], radius_mm: float) -> Hull:
     """Close gaps and notches up to twice the radius (mm) wide, and fill what each axial slice encloses.
 
-    The axial slices lie along the last axis. The hull goes on beyond the array, so that its border closes nothing.
+    The axial slices lie along the last axis. The hull may reach beyond the array: its border closes nothing.
     """
     widths = [(pad := int(np.ceil(radius_mm / step)) + 1, pad) for step in spacing_mm]
-    dilated = np.isfinite(distance_within(np.pad(mask, widths), spacing_mm, radius_mm))
-    closed = ~np.isfinite(distance_within(~dilated, spacing_mm, radius_mm))
     x, y, z = (slice(before, before + length) for (before, _), length in zip(widths, mask.shape, strict=True))
-    hull: Mask = without_holes(closed[x, y, z] | mask)
-    return hull
+    distance = distance_within(np.pad(mask, widths), spacing_mm, radius_mm)
+    closed = ~np.isfinite(distance_within(~np.isfinite(distance), spacing_mm, radius_mm))
+    return Hull(without_holes(closed[x, y, z] | mask), distance[x, y, z])
 
 
 def box_around(mask: Mask, spacing_mm: Sequence[float], margin_mm: float) -> Box | None:

@@ -20,7 +20,7 @@ _LIBRARIES = 400 << 20
 _WINDOW, _A_WINDOW_VOXEL = 100 << 20, 1000
 _FLOAT = 4
 # Bytes a voxel of the scan with its layers, while lesions are told apart in a box of the scan's size, or it is written.
-_WITH_LESIONS, _WITHOUT_LESIONS = 17, 10
+_WITH_LESIONS, _WITHOUT_LESIONS = 18, 11
 _FULL_FIELDS = 8  # Boxes of classes overlap, but not each of them fills a slab.
 
 # torch raises RuntimeError: on the CPU it has no kind of its own, and on a GPU there are several.

@@ -76,21 +76,28 @@ def drop_fragments(
 ) -> None:
     """Erase, in place, each organ's parts (sharing faces) that are small beside its largest part; from claims too."""
     boxes = boxes_of(labels)
+    for organ, (fragments, box) in remove_fragments(claims, organs).items():
+        if organ.id in boxes:
+            erase(labels, organ.id, fragments, box, interpolation, over=0.0, within=boxes[organ.id])
+
+
+def remove_fragments(
+    claims: Claims, organs: Sequence[StructureClass]
+) -> dict[StructureClass, tuple[Bool[NDArray[np.bool_], "z y x"], Box]]:
+    """Take each organ's small parts from ``claims``, and give them by organ, each in a box."""
     places = [(organ, box) for organ in organs if (box := claims.box(organ)) is not None]
-    fragments: dict[int, NDArray[np.bool_]] = {}
+    fragments: dict[StructureClass, tuple[NDArray[np.bool_], Box]] = {}
 
     def find(first: int, last: int) -> None:
         for organ, box in places[first:last]:
             found = _fragments(organ, claims.mask(organ, box))
             if found is not None:
-                fragments[organ.id] = found
+                fragments[organ] = found, box
 
     in_threads(find, len(places))
-    for organ, box in places:
-        if organ.id in fragments:
-            claims.remove(organ, fragments[organ.id], box)
-            if organ.id in boxes:
-                erase(labels, organ.id, fragments[organ.id], box, interpolation, over=0.0, within=boxes[organ.id])
+    for organ, (found, box) in fragments.items():
+        claims.remove(organ, found, box)
+    return fragments
 
 
 def _fragments(organ: StructureClass, present: Bool[NDArray[np.bool_], "z y x"]) -> NDArray[np.bool_] | None:

@@ -24,7 +24,7 @@ from dsmseg.volume import Segment, Volume, write_nifti, write_seg_nrrd
 FileFormat = Literal["nifti", "seg.nrrd", "dicom-seg"]
 
 _RUN = "run.json"
-_ALWAYS = frozenset({"anomaly.nii.gz", "statistics.json", _RUN})
+_ALWAYS = frozenset({"anomaly.nii.gz", "unexplained.nii.gz", "statistics.json", _RUN})
 _DICOM_LAYERS = frozenset({"organs.dcm", "tumors.dcm"})  # only where there is something to segment
 
 
@@ -50,7 +50,7 @@ class Segmentation:
         source: the file or folder that it was read from, if there is one.
         organs: label map, taxonomy ids 1..25.
         tumors: label map, taxonomy ids 26..45, a layer of its own: a tumor never erases its organ.
-        anomaly_levels: ``anomaly`` in steps of 1/255.
+        anomaly_levels, unexplained_levels: ``anomaly`` and ``unexplained`` in steps of 1/255.
         lesions: connected tumors, the largest first.
         classes: the classes that were looked for.
         run: what ran, as JSON would hold it.
@@ -62,6 +62,7 @@ class Segmentation:
     organs: UInt8[NDArray[np.uint8], "x y z"]
     tumors: UInt8[NDArray[np.uint8], "x y z"]
     anomaly_levels: UInt8[NDArray[np.uint8], "x y z"]
+    unexplained_levels: UInt8[NDArray[np.uint8], "x y z"]
     lesions: list[Lesion]
     classes: tuple[StructureClass, ...]
     run: dict[str, Any]
@@ -69,8 +70,13 @@ class Segmentation:
 
     @property
     def anomaly(self) -> Float[NDArray[np.float32], "x y z"]:
-        """How little the organ queries explain a voxel, 0..1 (1 + A of Eq. 14), on one scale for all scans."""
+        """How unlike its own organ a voxel is, 0..1, on one scale for all scans; 0 outside of organs' hulls."""
         return self.anomaly_levels * np.float32(1 / 255)
+
+    @property
+    def unexplained(self) -> Float[NDArray[np.float32], "x y z"]:
+        """How little the organ queries explain a voxel, 0..1 (1 + A of Eq. 14), on one scale for all scans."""
+        return self.unexplained_levels * np.float32(1 / 255)
 
     def statistics(self) -> dict[str, Any]:
         """Measure every class that was looked for, absent ones too: rows for organs, tumors and lesions."""
@@ -90,7 +96,8 @@ class Segmentation:
     def save(self, directory: str | Path, *, file_format: FileFormat = "nifti", overwrite: bool = False) -> Path:
         """Write the case folder ``directory`` whole or not at all, and return it.
 
-        It holds organs and tumors (label maps on the scan's own grid), anomaly, statistics.json and run.json.
+        It holds organs and tumors (label maps on the scan's own grid), the scores anomaly and unexplained,
+        statistics.json and run.json.
 
         Raises:
             InputError: ``file_format`` is dicom-seg, and the scan did not come from a DICOM series that can be quoted.
@@ -100,9 +107,10 @@ class Segmentation:
         refuse_conflict(directory, overwrite=overwrite)
         with replacing_folder(directory) as folder:
             statistics = self.statistics()
-            anomaly = folder / "anomaly.nii.gz"
+            scores = {"anomaly": self.anomaly_levels, "unexplained": self.unexplained_levels}
             writes: list[Callable[[], None]] = [
-                partial(write_nifti, anomaly, self.anomaly_levels, self.volume, slope=1 / 255)
+                partial(write_nifti, folder / f"{name}.nii.gz", levels, self.volume, slope=1 / 255)
+                for name, levels in scores.items()
             ]
             if file_format == "dicom-seg":
                 write_dicom(folder, self, statistics)

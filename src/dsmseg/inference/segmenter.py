@@ -145,7 +145,7 @@ class Segmenter:
             matches = self._match(frame)
         choice = self.choice.only([*self.choice.classes, *(match.query for match in matches)])
         window = self._window(frame, choice, progress)
-        layers = Layers(choice, frame.grid, volume.grid)
+        layers = Layers(choice, frame, volume.grid)
         for slab in clock.timed("network", window):
             with clock.timing("restore"):
                 layers.add(slab)
@@ -225,6 +225,7 @@ def _segmentation(
         organs=choice.restrict(organs),
         tumors=tumors,
         anomaly_levels=layers.anomaly_levels.T,
+        unexplained_levels=layers.unexplained_levels.T,
         lesions=lesions,
         classes=choice.classes,
         run={},

@@ -12,15 +12,16 @@ from torch import nn
 
 from dsmseg.baselines import Baseline
 from dsmseg.checkpoint import Card
+from dsmseg.inference.anomaly import anomaly_map
 from dsmseg.inference.blending import SlidingWindow, Tiling
-from dsmseg.inference.framing import Frame, frame_body
+from dsmseg.inference.framing import frame_body
+from dsmseg.inference.postprocessing import Claims, remove_fragments
 from dsmseg.inference.prompting import WINDOWS_HEARD, Prompts
 from dsmseg.inference.runtime import choose_runtime
-from dsmseg.inference.soft_masks import SoftMasks
 from dsmseg.inference.windows import DEFAULT_OVERLAP
 from dsmseg.model.text_alignment import TextAlignment
 from dsmseg.taxonomy import CLASSES, ORGANS, TUMORS, StructureClass
-from dsmseg.volume import Volume, resample_onto
+from dsmseg.volume import Grid, Volume, resample_onto
 
 Map = Float32[NDArray[np.float32], "x y z"]
 
@@ -35,13 +36,16 @@ UNSEEN: UnseenRule = "any-query"
 class SoftMaps:
     """What a network says of a scan, on its grid in RAS.
 
-    probabilities: of each class that was asked for, by name, 0..1, and 0 outside of the body. anomaly: 1 + A, 0..1.
+    probabilities: of each class that was asked for, by name, 0..1, and 0 outside of the body.
+    anomaly: how unlike its own organ a voxel is, 0..1 (`anomaly_map`), of the organs that the weights were trained for.
+    unexplained: 1 + A of Eq. 14, or of a baseline's own anomaly, 0..1.
     answered_by: for a class that the weights were not trained for, whose query answered, or "any tumor", or what a
         baseline says of itself (`Baseline.answers_unseen_by`).
     """
 
     probabilities: dict[str, Map]
     anomaly: Map
+    unexplained: Map
     answered_by: dict[str, str]
 
 
@@ -92,17 +96,25 @@ def soft_maps(
     asks_any = None in answering.values() and bool(trained)
     if asks_any and not any(one.kind == "tumor" for one in sources):
         sources.add(trained[0])
-    organs, tumors = ([one for one in kind if one in sources] for kind in (ORGANS, TUMORS))
-    fields = _collect(window(_tiling(card, overlap, organs, tumors, trained if asks_any else ())), frame)
-    by_class = dict(zip([*organs, *tumors], fields, strict=False))
-    any_tumor = fields[len(organs) + len(tumors)] if asks_any else np.zeros_like(fields[-1])
+    trained_organs = [
+        one for one in known if one.kind == "organ"
+    ]  # all are found, since the anomaly compares with them
+    asked_organs, tumors = ([one for one in kind if one in sources] for kind in (ORGANS, TUMORS))
+    organs = [*trained_organs, *(one for one in asked_organs if one not in trained_organs)]
+    claims = Claims(trained_organs, frame.hu.shape[::-1])
+    places = [organs.index(one) for one in asked_organs]
+    fields = _collect(window(_tiling(card, overlap, organs, tumors, trained if asks_any else ())), places, claims)
+    by_class = dict(zip([*asked_organs, *tumors], fields, strict=False))
+    any_tumor = fields[len(places) + len(tumors)] if asks_any else np.zeros_like(fields[-1])
+    remove_fragments(claims, trained_organs)
 
-    def restored(field: Map) -> Map:
-        result: Map = resample_onto(Volume(field, frame.grid.affine, frame.grid), volume.grid).array
+    def restored(field: Map, grid: Grid = frame.grid) -> Map:
+        result: Map = resample_onto(Volume(field, grid.affine, grid), volume.grid).array
         return result
 
     return SoftMaps(
         {name: restored(any_tumor if source is None else by_class[source]) for name, source in answering.items()},
+        restored(*anomaly_map(frame, claims, trained_organs)),
         restored(fields[-1]),
         {one.name: _told(network, one, answering[one.name]) for one in unknown},
     )
@@ -158,13 +170,15 @@ def _tiling(
     )
 
 
-def _collect(window: SlidingWindow, frame: Frame) -> list[Map]:
-    """Give the fields of all slabs put together, on the frame's grid (x, y, z): organs, tumors, anomaly."""
-    parts: list[list[torch.Tensor]] = []
+def _collect(window: SlidingWindow, organs: Sequence[int], claims: Claims) -> list[Map]:
+    """Give fields of all slabs put together, on the frame's grid (x, y, z): some organs, tumors, what is unexplained.
+
+    ``claims`` take what the organs claim.
+    """
+    parts: list[torch.Tensor] = []
     for slab in window:
-        masks: list[SoftMasks] = [slab.organs, slab.tumors, slab.anomaly]
+        claims.add(slab.organs, slab.start)
         new = slice(slab.new - slab.start, None)
-        parts.append([(one.sums[..., new] * one.shares[..., new]).clamp(0, 1) for one in masks])
-    if not parts:
-        return []
-    return list(torch.cat([torch.cat(one) for one in parts], dim=-1).numpy())
+        sums = torch.cat([slab.organs.sums[organs], slab.tumors.sums, slab.anomaly.sums])
+        parts.append((sums[..., new] * slab.anomaly.shares[..., new]).clamp(0, 1))
+    return list(torch.cat(parts, dim=-1).numpy()) if parts else []

@@ -52,7 +52,7 @@ def working_maps(
         overlap: as for `Segmenter`.
     """
     frame, choice = frame_body(volume, card.spacing_mm, card.window), everything(card)
-    layers = Layers(choice, frame.grid, frame.grid)
+    layers = Layers(choice, frame, frame.grid)
     scores = np.zeros((len(choice.tumors), *frame.grid.shape[::-1]), np.float16)
     for slab in SlidingWindow(network, frame.hu, frame.body, choice.tiling(card, overlap), runtime):
         layers.add(slab)

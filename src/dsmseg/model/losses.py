@@ -119,11 +119,10 @@ def mask_loss(
     for item, left, right in labels.merged:
         certainty = certainty.clone()
         certainty[item, left] = (certainty[item, left] + certainty[item, right]) / 2
-    terms: tuple[Tensor, Tensor] = MaskLossTerms.apply(  # type: ignore[no-untyped-call]
+    terms: tuple[Tensor, Tensor, Tensor] = MaskLossTerms.apply(  # type: ignore[no-untyped-call]
         logits, labels.masks, annotated, certainty, over_batch, least_share
     )
-    dice, cross_entropy = terms
-    judged = _in_batch(labels.masks, annotated) if over_batch else annotated
+    dice, cross_entropy, judged = terms
     by_dice = dice.sum() / judged.sum().clamp(min=1)
     return by_dice + cross_entropy_weight * cross_entropy.sum() / annotated.sum().clamp(min=1)
 
@@ -142,13 +141,13 @@ def response_loss(
     ``mask_loss``. Responses come deepest first.
     """
     total = responses[0].new_zeros((), dtype=torch.float32)
-    occupancy = labels.masks.float()
-    for response in reversed(responses):
-        occupancy = functional.avg_pool3d(occupancy, occupancy.shape[-1] // response.shape[-1])
+    for response, occupancy in zip(responses, _occupancies(labels.masks, responses), strict=True):
         merged_response, annotated = _merge_pairs(response, labels)
         # What is not annotated is left out before the terms, not only after: 0 times its overflow would be no number.
         known = merged_response.float().masked_fill(~annotated[:, :, None, None, None], 0.0)
-        judged = _in_batch(occupancy, annotated) if over_batch else annotated
+        judged = annotated
+        if over_batch:
+            judged = ((occupancy.flatten(2).amax(-1) > 0) & annotated).any(0, keepdim=True)
         dice = batch_dice_loss(known, occupancy, annotated) if over_batch else dice_loss(known, occupancy)
         cross_entropy = weighted_cross_entropy_loss(known, occupancy, least_share)
         total = total + torch.where(judged, dice, 0.0).sum() / judged.sum().clamp(min=1)
@@ -168,15 +167,38 @@ def background_loss(
     """
     total = background[0].new_zeros((), dtype=torch.float32)
     annotated = organs.annotated[:, :, None, None, None]
-    occupancy = (organs.masks & annotated).any(1, keepdim=True).float()
     complete = (organs.annotated.sum(1) >= NEARLY_ALL)[:, None, None, None, None]
-    for response in reversed(background):
-        occupancy = functional.avg_pool3d(occupancy, occupancy.shape[-1] // response.shape[-1])
+    for response, occupied in zip(background, _occupancies(organs.masks, background), strict=True):
+        # Organs overlap where one holds another, as the liver its vessels; at their borders parts add up.
+        occupancy = torch.where(annotated, occupied, 0.0).sum(1, keepdim=True).clamp(max=1.0)
         strongest = response.float().amax(1, keepdim=True)
         known = torch.where(complete, 1.0, occupancy)
         terms = functional.binary_cross_entropy_with_logits(strongest, 1.0 - occupancy, reduction="none")
         total = total + (known * terms).sum() / known.sum().clamp(min=1.0)
     return total / len(background)
+
+
+def _occupancies(
+    masks: Bool[Tensor, "batch class x y z"], maps: Sequence[Float[Tensor, "batch channel x_i y_i z_i"]]
+) -> list[Float[Tensor, "batch class x_i y_i z_i"]]:
+    """Give which part of each voxel of some coarser maps, deepest first, every class fills.
+
+    The finest is counted in bytes, which a 64th of the memory of floats and no rounding speaks for.
+    """
+    counts = masks.view(torch.uint8)
+    stride = masks.shape[-1] // maps[-1].shape[-1]
+    if stride**3 > torch.iinfo(torch.uint8).max:
+        counts = counts.int()
+    for axis in (4, 3, 2):
+        lines = counts.movedim(axis, 0)
+        counts = lines[::stride].clone()
+        for offset in range(1, stride):
+            counts += lines[offset::stride]
+        counts = counts.movedim(0, axis)
+    found = [counts.float() / stride**3]
+    for response in reversed(maps[:-1]):
+        found.append(functional.avg_pool3d(found[-1], found[-1].shape[-1] // response.shape[-1]))
+    return found[::-1]
 
 
 def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels) -> Float[Tensor, ""]:
@@ -217,30 +239,36 @@ class MaskLossTerms(torch.autograd.Function):
         certainty: Tensor,
         over_batch: bool = False,
         least_share: float = 0.0,
-    ) -> tuple[Tensor, Tensor]:
-        """Give ``(dice, cross_entropy)``, each ``(batch, class)``, zero where not annotated.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give ``(dice, cross_entropy, judged)``, each ``(batch, class)``, zero where not annotated.
 
-        With ``over_batch``, dice is ``(1, class)``, and zero where no patch holds the class.
+        ``judged`` tells of which classes there is a Dice. With ``over_batch``, dice and judged are ``(1, class)``, and
+        a class that no patch holds has none.
         """
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         sums = logits.new_zeros((*annotated.shape, 4), dtype=wide)
+        weights = logits.new_ones(annotated.shape, dtype=wide)
         cross_entropy = logits.new_zeros(annotated.shape, dtype=wide)
-        weights = _foreground_weight(masks.flatten(2).sum(-1) / masks[0, 0].numel(), least_share)
         for item, index in annotated.nonzero().tolist():
             logit, mask = logits[item, index].to(wide), masks[item, index].to(wide)
-            probability, weight = logit.sigmoid(), weights[item, index]
+            probability, losses, count = logit.sigmoid(), functional.softplus(logit), float(mask.sum())
+            cross_entropy[item, index] = losses.mean()
+            sums[item, index, 1] = probability.sum()
+            if not count:
+                continue
+            weights[item, index] = weight = max(1.0, least_share * mask.numel() / count)
             inside = (logit * mask).mean()
-            sums[item, index] = torch.stack([(probability * mask).sum(), probability.sum(), mask.sum(), inside])
-            losses = functional.softplus(logit)
-            cross_entropy[item, index] = losses.mean() - weight * certainty[item, index] * inside
-            if weight != 1.0:
+            sums[item, index, 0], sums[item, index, 2:] = (probability * mask).sum(), torch.stack([mask.sum(), inside])
+            cross_entropy[item, index] -= weight * certainty[item, index] * inside
+            if weight > 1.0:
                 cross_entropy[item, index] += (weight - 1.0) * (losses * mask).mean()
         overlap, extent = _overlap_and_extent(sums, over_batch=over_batch)
-        judged = _in_batch(masks, annotated) if over_batch else annotated
+        judged = ((sums[..., 2] > 0) & annotated).any(0, keepdim=True) if over_batch else annotated
         dice = torch.where(judged, 1.0 - overlap / extent, 0.0)
         ctx.over_batch = over_batch
         ctx.save_for_backward(logits, masks, annotated, certainty, sums, weights, judged)
-        return dice, cross_entropy
+        ctx.mark_non_differentiable(judged)
+        return dice, cross_entropy, judged
 
     @staticmethod
     @once_differentiable
@@ -250,16 +278,23 @@ class MaskLossTerms(torch.autograd.Function):
         overlaps, extents = _overlap_and_extent(sums, over_batch=ctx.over_batch)
         of_dice = torch.where(judged, gradients[0], 0.0).expand(annotated.shape)
         overlaps, extents = overlaps.expand(annotated.shape), extents.expand(annotated.shape)
-        gradient = torch.zeros_like(logits)
+        of_cross_entropy = gradients[1] / masks[0, 0].numel()
+        gradient = torch.empty_like(logits)
+        gradient[~annotated] = 0.0
         for item, index in annotated.nonzero().tolist():
-            mask = masks[item, index].to(sums.dtype)
             probability = logits[item, index].to(sums.dtype).sigmoid()
-            overlap, extent, weight = overlaps[item, index], extents[item, index], weights[item, index]
-            by_dice = of_dice[item, index] * (overlap - 2.0 * extent * mask) / extent**2
-            raised = probability * (1.0 + (weight - 1.0) * mask) if weight != 1.0 else probability
-            wanted = weight * certainty[item, index] * mask
-            by_cross_entropy = gradients[1][item, index] / mask.numel() * (raised - wanted)
-            gradient[item, index] = by_dice * probability * (1.0 - probability) + by_cross_entropy
+            by_voxel = of_cross_entropy[item, index] * probability
+            overlap, extent, weight = overlaps[item, index], extents[item, index], float(weights[item, index])
+            by_dice = of_dice[item, index] * overlap / extent**2
+            if sums[item, index, 2] > 0:
+                mask = masks[item, index].to(sums.dtype)
+                by_dice = by_dice - 2.0 * of_dice[item, index] / extent * mask
+                if weight > 1.0:
+                    by_voxel = by_voxel * (1.0 + (weight - 1.0) * mask)
+                by_voxel = by_voxel - of_cross_entropy[item, index] * weight * certainty[item, index] * mask
+            if of_dice[item, index] != 0:
+                by_voxel = by_voxel + by_dice * probability * (1.0 - probability)
+            gradient[item, index] = by_voxel
         of_certainty = (-gradients[1] * weights * sums[..., 3]).to(certainty.dtype)
         return gradient, None, None, of_certainty, None, None
 
@@ -274,11 +309,6 @@ def _overlap_and_extent(sums: Float[Tensor, "batch class 4"], *, over_batch: boo
 def _foreground_weight(share: Tensor, least_share: float) -> Tensor:
     """Give by how much the voxels of classes that fill ``share`` of a patch are to count more in the cross-entropy."""
     return torch.where(share > 0, least_share / share.clamp_min(torch.finfo(torch.float32).tiny), 1.0).clamp_min(1.0)
-
-
-def _in_batch(target: Tensor, annotated: Bool[Tensor, "batch class"]) -> Bool[Tensor, "1 class"]:
-    """Tell which classes any patch that annotates them holds."""
-    return ((target.flatten(2) > 0).any(-1) & annotated).any(0, keepdim=True)
 
 
 def _merge_pairs(logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class Body:
     """A labelled body on an isotropic grid of ``SOURCE_SPACING``, ready to be sampled.
 
     structures: ids of the anatomy. hull_distance: mm from the hull of all structures, on every ``HULL_STEP``-th voxel.
-    image: HU of the real scan, if there is one. landmarks: for each organ in the body some of its voxels. healthy: ids
+    image: HU of the real scan, if there is one. landmarks: of each organ (id) in the body some voxels. healthy: ids
     of the organs that are known to hold no tumor or cyst in the real scan.
     """
 
@@ -41,7 +41,7 @@ class Body:
     structures: UInt8[Tensor, "i j k"]
     hull_distance: Float[Tensor, "i_2 j_2 k_2"]
     image: Float[Tensor, "i j k"] | None
-    landmarks: tuple[Float[Tensor, "point 3"], ...]
+    landmarks: dict[int, Float[Tensor, "point 3"]]
     healthy: frozenset[int]
     healthy_painted: frozenset[int]
 
@@ -71,6 +71,8 @@ class PatchPlan:
     warp: WarpRange = field(default_factory=WarpRange)
     reach: float = 45.0  # mm that the patch's center may lie away from an organ
     margin: float = 60.0  # mm that it keeps from the scan's edge, where the scan is large enough
+    near: tuple[int, ...] = ()  # ids of organs that some patches lie near, such as hosts of tumors
+    near_share: float = 0.0  # how often that is so; the others lie near any organ
     truncation: float = 0.0  # how often the scan is a thin slab: its first and last slice repeated, as in inference
 
 
@@ -249,7 +251,11 @@ def _surround(
 
 def _random_center(body: Body, plan: PatchPlan, generator: Generator) -> Float[Tensor, "3"]:
     """Choose an organ evenly, then a place near one of its voxels, so that small organs are seen as often as large."""
-    points = body.landmarks[int(torch.randint(len(body.landmarks), (), generator=generator))]
+    organs = list(body.landmarks)
+    wanted = [organ for organ in plan.near if organ in body.landmarks]
+    if wanted and uniform(0, 1, generator) < plan.near_share:
+        organs = wanted
+    points = body.landmarks[organs[int(torch.randint(len(organs), (), generator=generator))]]
     point = points[int(torch.randint(len(points), (), generator=generator))]
     center = point + (torch.rand(3, generator=generator) * 2 - 1) * (plan.reach / SOURCE_SPACING)
     last = torch.tensor(body.structures.shape) - 1.0
@@ -257,16 +263,16 @@ def _random_center(body: Body, plan: PatchPlan, generator: Generator) -> Float[T
     return center.clamp(min=margin, max=last - margin)
 
 
-def _landmarks(structures: np.ndarray, anatomy: Anatomy, most: int = 500) -> tuple[Tensor, ...]:
+def _landmarks(structures: np.ndarray, anatomy: Anatomy, most: int = 500) -> dict[int, Tensor]:
     organs = anatomy.organs[structures]
-    found = []
+    found = {}
     for organ in anatomy.annotated_organs:
         voxels = np.argwhere(organs == organ)
         if len(voxels):
-            found.append(torch.from_numpy(voxels[:: max(1, len(voxels) // most)].astype(np.float32)))
+            found[organ] = torch.from_numpy(voxels[:: max(1, len(voxels) // most)].astype(np.float32))
     if not found:
         raise InputError("the label map holds no organ", mend="Give a label map with TotalSegmentator (v2) ids.")
-    return tuple(found)
+    return found
 
 
 def _hull_distance(structures: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from scipy import ndimage
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, organ_mask, phantom_anatomy
 from dsmseg.synthesis.noise import generator
-from dsmseg.synthesis.tumors import insert_tumor, measure
+from dsmseg.synthesis.phantom.structures import id_of
+from dsmseg.synthesis.tumors import Neighbors, insert_tumor, measure
 from dsmseg.taxonomy import StructureClass, find
 
 MOST_TUMORS = 30  # in one scan: the lesions are numbered in 8 bits
@@ -54,11 +55,12 @@ class GrowingBody:
             self.records.append({"kind": kind.name, "skipped": f"no {' or '.join(kind.hosts)} in the scan"})
             return
         vessels = organ_mask(self.structures, HEPATIC_VESSEL) if where == "Liver" else None
+        others = ~(host | (self.structures == id_of("visceral_fat"))) | (self.lesions > 0)
         seed = int(generator(*key, "tumor").integers(1 << 31))
         try:
             grown = insert_tumor(
                 self.image, host, self.spacing, kind.name, seed,
-                phase=phase, vessels=vessels, diameter_mm=diameter_mm, variant=variant,
+                phase=phase, neighbors=Neighbors(vessels, others), diameter_mm=diameter_mm, variant=variant,
             )  # fmt: skip
         except InputError as error:
             self.records.append({"kind": kind.name, "skipped": error.what})

@@ -16,6 +16,7 @@ from dsmseg.synthesis.phantom.canvas import Frame
 from dsmseg.synthesis.phantom.patient import draw_patient, draw_pose
 from dsmseg.synthesis.phantom.trunk import Trunk
 from dsmseg.synthesis.scanner import draw_scanner, scan
+from dsmseg.taxonomy import find_all
 
 # Somewhere in each organ, in mm in an adult of normal build: where patches are drawn.
 _PLACES: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -46,7 +47,7 @@ _PLACES: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 
 def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
-    """Draw a patch of a new patient: an organ is chosen evenly, then a place near it.
+    """Draw a patch of a new patient: an organ is chosen evenly, of all or of those of the plan, then a place near it.
 
     Args:
         plan: size, spacing and deformation of the patch; ``truncation`` as for bodies from label maps.
@@ -57,7 +58,7 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     size = np.exp(random.uniform(np.log(warp.scale[0]) / 2, np.log(warp.scale[1]) / 2, 3))
     shape = np.diag([1.0, 1.0, 1.0 / patient.height] / size)
     pose = draw_pose(seed_of(random), turn=warp.rotation / 1.6, bend=0.6 * warp.elastic, matrix=shape)
-    frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(random)), random)
+    frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(plan, random)), random)
     canvas = draw_body(patient, frame, pose)
     image = paint(canvas.structures, canvas.depth, canvas.height, frame, draw_look(random))
     settings = draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
@@ -75,9 +76,13 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     return sometimes_thin(sample, plan, random)
 
 
-def _place(random: Generator) -> NDArray[np.float64]:
-    places = list(_PLACES.values())[int(random.integers(len(_PLACES)))]
-    return np.array(places[int(random.integers(len(places)))])
+def _place(plan: PatchPlan, random: Generator) -> NDArray[np.float64]:
+    places = list(_PLACES.values())
+    wanted = [those for name, those in _PLACES.items() if any(one.id in plan.near for one in find_all(name))]
+    if wanted and random.random() < plan.near_share:
+        places = wanted
+    chosen = places[int(random.integers(len(places)))]
+    return np.array(chosen[int(random.integers(len(chosen)))])
 
 
 def _frame(plan: PatchPlan, matrix: NDArray[np.float64], target: NDArray[np.float64], random: Generator) -> Frame:

@@ -12,7 +12,7 @@ from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import draw_whole, read_body
 from dsmseg.synthesis.cases import Case
 from dsmseg.synthesis.scanner import as_stored
-from dsmseg.synthesis.tumors import insert_tumor
+from dsmseg.synthesis.tumors import Neighbors, insert_tumor
 from dsmseg.taxonomy import ORGANS, TUMORS, find
 from dsmseg.volume import Volume, read_labels, read_scan, write_nifti
 
@@ -99,7 +99,9 @@ def add_tumor(
     host = _read_mask(organ_mask, volume, scan, label)
     beside = None if vessels is None else _read_mask(vessels, volume, scan, None)
     image = np.ascontiguousarray(volume.array, np.float32)
-    grown = insert_tumor(image, host, volume.spacing, kind, seed, phase=phase, vessels=beside, diameter_mm=diameter_mm)
+    grown = insert_tumor(
+        image, host, volume.spacing, kind, seed, phase=phase, neighbors=Neighbors(beside), diameter_mm=diameter_mm
+    )
     record = dict(grown.record) | {"scan": scan.name, "organ_mask": organ_mask.name, "label": label}
     with replacing_folder(output) as folder:
         write_nifti(folder / "ct.nii.gz", _as_read(image, grown.image), volume)

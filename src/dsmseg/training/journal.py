@@ -57,10 +57,14 @@ class Journal:
         names = dict.fromkeys(name for one in self._steps for name in one)
         means = {name: statistics.fmean(one[name] for one in self._steps if name in one) for name in names}
         self._steps.clear()
-        entry = {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in means.items()}}
+        self.enter(stage, step, steps, means)
+
+    def enter(self, stage: int, step: int, steps: int, values: dict[str, float]) -> None:
+        """Write a row of its own, at once: values that are no mean over steps, such as a validation's."""
+        entry = {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}
         self._entries.append(entry)
         self._append(entry)
-        self._tell_others(stage, step, means)
+        self._tell_others(stage, step, values)
         if self.report is not None:
             self.report(entry, steps)
 

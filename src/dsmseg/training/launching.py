@@ -49,6 +49,9 @@ def launch(hardware: Hardware) -> "Fabric":
             accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.nodes, strategy=strategy,
             precision=_precision(hardware),  # type: ignore[arg-type]
         )  # fmt: skip
+        # Fabric would make float32 of all outputs: of 45 maps at full resolution, a tenth of a step on a CPU, and back
+        # again for the gradient. The losses take each class into float32 by itself.
+        fabric.strategy.precision.convert_output = lambda data: data  # type: ignore[method-assign]
         fabric.launch()
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"cannot be had here ({error})", where="hardware", mend="Change hardware.* to fit.") from error

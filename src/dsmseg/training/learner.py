@@ -113,7 +113,8 @@ class Learner:
             raise NotFiniteError(batches[-1], step + 1, "of a gradient", measured, self.fabric.global_rank)
         self.optimizer.step()
         self.average.update(step)
-        return self._summed(measured) | scores
+        told = {} if norm is None else {"gradient norm": float(whole(norm))}  # before clipping
+        return self._summed(measured) | scores | told
 
     @torch.no_grad()
     def answer(self, batch: Batch) -> DSMOutput | BaselineOutput:

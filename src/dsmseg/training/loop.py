@@ -24,6 +24,7 @@ from dsmseg.training.reading import load_recipe
 from dsmseg.training.recipe import Recipe
 from dsmseg.training.sources import Data, drawn, loader, open_data
 from dsmseg.training.state import Position, State, load_state
+from dsmseg.training.validation import Validator, best_of, open_held_out
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -35,7 +36,8 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     """Train what ``recipe`` says in ``directory``; gives the path of the weights.
 
     Writes ``recipe.json``, ``log.jsonl`` and ``log.csv`` (losses every few steps), ``state.safetensors``, and after
-    each stage the averaged weights with their card. The run may be stopped at any time and goes on with ``resume``,
+    each stage the averaged weights with their card. With held-out cases, also the best of the averaged weights, and
+    operating points on the cards. The run may be stopped at any time and goes on with ``resume``,
     from the last state, with the same batches: it ends as if it had not been stopped. ``report`` is given each entry of
     the log.
 
@@ -50,6 +52,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
     data = {number: open_data(recipe, number) for number, _ in recipe.stages}
     for number, _ in recipe.stages:  # what the card would refuse at the end is refused now
         describe(recipe, number, data[number], steps=0)
+    held_out = open_held_out(recipe)
     if recipe.reads_text:
         text_embeddings(recipe)
     if recipe.reporting.pictures_every:
@@ -59,7 +62,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
         what = "is not the same for all processes of this run"
         raise InputError(what, where=directory, mend="Name a folder that all machines share.")
     with Interruption() as interruption, ExitStack() as closing:
-        run = _Run(fabric, recipe, directory, interruption)
+        run = _Run(fabric, recipe, directory, interruption, Validator(recipe, held_out, fabric.device))
         for number, stage in recipe.stages:
             if number < position.stage:
                 run.weights = _weights_of(recipe, directory, number)
@@ -72,7 +75,9 @@ def train(recipe: Recipe, directory: Path, *, resume: bool = False, report: Repo
             if run.log is None and fabric.is_global_zero:  # nothing is written before all is known to fit together
                 write_json(directory / _RECIPE, recipe.record())
                 run.log = closing.enter_context(Journal(directory, position, recipe.reporting, report))
-            run.stage(learner, data[number], first=position.steps if position.stage == number else 0)
+            first = position.steps if position.stage == number else 0
+            run.validator.begin(best_of(_weights_of(recipe, directory, number)), goes_on=first > 0)
+            run.stage(learner, data[number], first=first)
     if run.weights is None:
         raise RuntimeError("a recipe has a stage")
     return run.weights
@@ -86,6 +91,7 @@ class _Run:
     recipe: Recipe
     directory: Path
     interruption: Interruption
+    validator: Validator
     weights: Path | None = field(init=False)
     log: Journal | None = field(init=False, default=None)
 
@@ -110,6 +116,7 @@ class _Run:
                 spent = {"seconds": time.perf_counter() - asked, "seconds waited": waited}
                 self._record(learner, done, terms | spent | {"memory (GB)": resources.peak_memory() / 1e9})
                 self._draw(learner, placed[0], done)
+                self._validate(learner, data, done)
                 stops = anywhere(fabric, self.interruption.asked)
                 if stops or done == steps or done % self.recipe.reporting.state_every == 0:
                     self._save(learner.state(done))
@@ -155,6 +162,20 @@ class _Run:
             picture = self.directory / "pictures" / f"stage_{learner.number}_step_{done}.png"
             self._first_alone(lambda: draw_answer(picture, batch, answer))
 
+    def _validate(self, learner: Learner, data: Data, done: int) -> None:
+        """Try the averaged weights on held-out cases, before the state is saved: who goes on from it has been here."""
+        if not self.validator.is_due(done):
+            return
+        state = learner.weights()  # all processes: parameters may be spread over them
+        card = describe(self.recipe, learner.number, data, steps=done)
+
+        def try_out() -> None:
+            figures = self.validator.try_out(state, card)
+            if self.log is not None:
+                self.log.enter(learner.number, done, learner.schedule.steps, figures)
+
+        self._first_alone(try_out)
+
     def _save(self, state: State) -> None:
         self._first_alone(lambda: state.save(self.directory / _STATE))
 
@@ -163,7 +184,14 @@ class _Run:
         weights = _weights_of(self.recipe, self.directory, learner.number)
         state = learner.weights()
         card = describe(self.recipe, learner.number, data, steps=steps)
-        self._first_alone(lambda: checkpoint.save(weights, state, card))
+        last = learner.number == self.recipe.stages[-1][0]
+
+        def write() -> None:
+            checkpoint.save(weights, state, card)
+            if last:
+                self.validator.finish(weights)
+
+        self._first_alone(write)
         self.weights = weights
 
     def _stopped(self, learner: Learner, done: int) -> StoppedError:
@@ -195,7 +223,7 @@ def _state_to_go_on_from(recipe: Recipe, directory: Path, *, resume: bool) -> St
 
 
 def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
-    """A run may last longer or shorter, find its data elsewhere, and compute elsewhere."""
+    """A run may last longer or shorter, find its data elsewhere, be tried on other cases, and compute elsewhere."""
     before, now = (_what_decides(one.record()) for one in (load_recipe(path), recipe))  # JSON is YAML
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
@@ -205,7 +233,9 @@ def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def _what_decides(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in record.items() if name not in ("data", "hardware", "reporting")}
+    kept = {
+        name: value for name, value in record.items() if name not in ("data", "validation", "hardware", "reporting")
+    }
     for name in ("stage_1", "stage_2"):
         if kept[name]:
             kept[name] = {key: value for key, value in kept[name].items() if key not in ("length", "cool_down")}

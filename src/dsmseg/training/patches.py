@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
@@ -24,24 +24,10 @@ from dsmseg.synthesis.tumors.patches import LabelledPatch, TumorPlan, absent_kin
 from dsmseg.synthesis.warp import uniform
 from dsmseg.taxonomy import CLASSES
 from dsmseg.training.augmentation import draw_augmentation
+from dsmseg.training.learning_patches import LearningPatch, mix
 from dsmseg.training.recipe import AugmentationRange
 
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
-
-
-@dataclass(frozen=True, slots=True)
-class LearningPatch:
-    """One patch to learn from.
-
-    image: in [0, 1]. masks: of all 45 classes. annotated: which are known. merged: indices of pairs that are not told
-    apart. name: where it is from.
-    """
-
-    image: Float[Tensor, "window x y z"]
-    masks: Bool[Tensor, "class x y z"]
-    annotated: Bool[Tensor, "class"]
-    merged: tuple[tuple[int, int], ...]
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +154,7 @@ class Batches(Dataset[list[Batch] | DsmsegError]):
     Args:
         sources: each with how many patches of a batch are from it.
         learned: ids of the classes that are learned; others count as unknown.
+        mixed: share of the patches that get a box of another one of the same step. seed: of that.
         parts: of a process's share.
         rank, ranks: which process this is, and of how many.
     """
@@ -177,22 +164,45 @@ class Batches(Dataset[list[Batch] | DsmsegError]):
         sources: Sequence[tuple[Source, int]],
         *,
         learned: frozenset[int],
+        mixed: float = 0.0,
+        seed: int = 0,
         parts: int = 1,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.places = [(source, place) for source, count in sources for place in range(count)][rank::ranks]
-        self.parts = parts
+        self.places = [(source, place) for source, count in sources for place in range(count)]
+        self.own = range(len(self.places))[rank::ranks]
+        self.parts, self.mixed, self.seed = parts, mixed, seed
         self.learned = torch.tensor([one.id in learned for one in CLASSES])
 
     def __getitem__(self, step: int) -> list[Batch] | DsmsegError:
         """Give the batches of a step."""
         try:
-            patches = [self._learnable(source.patch(step, place)) for source, place in self.places]
+            patches = [self._learnable(patch) for patch in self._patches(step)]
         except DsmsegError as error:
             return error
         size = len(patches) // self.parts
         return [collate(patches[first : first + size]) for first in range(0, len(patches), size)]
+
+    def _patches(self, step: int) -> list[LearningPatch]:
+        """Give this process's patches; what is mixed in may be another process's, and is drawn here too."""
+        drawn: dict[int, LearningPatch] = {}
+
+        def at(index: int) -> LearningPatch:
+            if index not in drawn:
+                source, place = self.places[index]
+                drawn[index] = source.patch(step, place)
+            return drawn[index]
+
+        patches = []
+        for index in self.own:
+            random = stream(self.seed, "mix", step, index)
+            patch = at(index)
+            if len(self.places) > 1 and random.random() < self.mixed:
+                other = int(random.integers(len(self.places) - 1))
+                patch = mix(patch, at(other + (other >= index)), random)
+            patches.append(patch)
+        return patches
 
     def _learnable(self, patch: LearningPatch) -> LearningPatch:
         known = patch.annotated & self.learned

@@ -132,20 +132,46 @@ class Tumors(_Section):
 
     kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
     never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
-    get a tumor; the others stay healthy.
+    get a tumor; the others stay healthy. generic: share of the tumors of solid organs that are an early lesion, which
+    looks alike in all of them. distractors: share of the patches that get what looks like a tumor of their organ and is
+    none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
+    are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
+    nodules: a folder of real lung nodules, below the folder ``data`` (docs/synthesis.md), which are this share of the
+    lung tumors: ``pasted``. exclude: patients whose nodules are left out. near: share of the drawn patches (not of the
+    stored ones) that lie near a host of one of the kinds; the others lie near any organ.
     """
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
     chance: Fraction = 0.5
+    generic: Fraction = 0.3
+    distractors: Fraction = 0.25
+    diameters: tuple[Positive, Positive] | None = None
+    nodules: Path | None = None
+    pasted: Fraction = 0.5
+    exclude: tuple[str, ...] = ()
+    near: Fraction = 0.5
 
     @property
     def plan(self) -> TumorPlan:
-        """Give what is put into patches.
+        """Give what is put into patches, but for real nodules.
 
         Raises:
             InputError: a name is no kind of tumor.
         """
-        return TumorPlan(kinds=tuple(tumor_class(name) for name in self.kinds), chance=self.chance)
+        return TumorPlan(
+            kinds=tuple(tumor_class(name) for name in self.kinds),
+            chance=self.chance,
+            generic=self.generic,
+            distractors=self.distractors,
+            diameters=self.diameters,
+            pasted=self.pasted,
+        )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.diameters and self.diameters[0] > self.diameters[1]:
+            raise ValueError("tumors.diameters goes from a smaller to a larger one")
+        return self
 
 
 NO_AUGMENTATION = AugmentationRange(
@@ -173,7 +199,8 @@ class Batch(_Section):
     """Patches of one step, of all processes together: from the store, from real CT of bodies, synthetic ones.
 
     phantoms: the share of the synthetic ones that are phantoms; the others are deformed bodies.
-    reuse: how often a real or synthetic patch is used.
+    reuse: how often a real or synthetic patch is used. mixed: share of the patches that get a box of another one of
+    the same step, labels with it; only what both know stays known.
     """
 
     stored: Natural = 0
@@ -181,6 +208,7 @@ class Batch(_Section):
     synthetic: Natural = 0
     phantoms: Fraction = 0.0
     reuse: Count = 3
+    mixed: Fraction = 0.0
 
     @property
     def size(self) -> int:
@@ -223,7 +251,8 @@ class Loss(_Section):
 class Stage(_Section):
     """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
 
-    clip_norm: of the whole gradient, as nnU-Net has it; what lies below is left alone. cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    clip_norm: of the whole gradient; 12 is nnU-Net's.
+    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     """
 
@@ -273,6 +302,21 @@ class Reporting(_Section):
     mlflow: bool = False
 
 
+class Validation(_Section):
+    """Held-out cases that the averaged weights are tried on, see docs/training.md. They change nothing that is learned.
+
+    every: steps from one validation to the next; 0: at the end alone. cases: at most so many each time, evenly taken
+    from all; at the end all are taken, for the operating points. scans: a folder of scans with label maps, in nnU-Net's
+    layout or a public data set's. store: another store than the recipe's. Without either, it is the recipe's store;
+    of a store, the cases that its splits have for validation.
+    """
+
+    every: Natural = 500
+    cases: Count = 8
+    scans: Path | None = None
+    store: Store | None = None
+
+
 class Recipe(_Section):
     """One training run: Stage 1, Stage 2, or one after the other.
 
@@ -315,6 +359,7 @@ class Recipe(_Section):
     text: Path | None = None
     classes: tuple[str, ...] = ()
     freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
+    validation: Validation | None = None
     hardware: Hardware = Hardware()
     reporting: Reporting = Reporting()
 
@@ -350,6 +395,7 @@ class Recipe(_Section):
             raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
         self._check_sharing()
+        self._check_validation()
         self._check_what_learns()
         for name in self.classes:
             find(name)
@@ -395,6 +441,17 @@ class Recipe(_Section):
             raise ValueError("bodies are missing; with batch.phantoms = 1 there need be none")
         if self.stage_2 is not None and not batch.stored and self.tumors is None:
             raise ValueError("stage_2 learns tumors: take stored patches, or have them put into drawn ones (tumors)")
+
+    def _check_validation(self) -> None:
+        held_out = self.validation
+        if held_out is None:
+            return
+        if held_out.scans is not None and held_out.store is not None:
+            raise ValueError("validation has both scans and a store: leave one out")
+        if held_out.scans is None and held_out.store is None and self.store is None:
+            raise ValueError("validation has neither scans nor a store")
+        if self.name.endswith("_best"):
+            raise ValueError("the weights cannot be named like the best of a run: leave _best away")
 
     def _check_sharing(self) -> None:
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate

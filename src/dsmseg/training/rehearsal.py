@@ -11,6 +11,7 @@ from dsmseg.training.launching import launch
 from dsmseg.training.measuring import learner_of
 from dsmseg.training.recipe import Recipe
 from dsmseg.training.sources import drawn, loader, open_data
+from dsmseg.training.validation import open_held_out
 
 _STEPS = 6  # the first compiles and fills caches: the others tell the time
 
@@ -22,6 +23,7 @@ def rehearse(recipe: Recipe) -> dict[str, Any]:
         InputError: what `train` would raise before its first steps.
         WeightsError: the same.
     """
+    held_out = open_held_out(recipe)
     fabric = launch(recipe.hardware)
     stages: dict[str, Any] = {}
     for number, stage in recipe.stages:
@@ -47,4 +49,5 @@ def rehearse(recipe: Recipe) -> dict[str, Any]:
             "seconds_a_step": round(seconds, 3),
             "hours": round(steps * seconds / 3600, 2),
         }
-    return {"name": recipe.name, **stages, "peak_memory_gb": round(resources.peak_memory() / 1e9, 2)}
+    tried = {} if recipe.validation is None else {"held_out_cases": len(held_out)}
+    return {"name": recipe.name, **stages, **tried, "peak_memory_gb": round(resources.peak_memory() / 1e9, 2)}

@@ -16,7 +16,10 @@ from dsmseg.datasets.store import Store, StoredCase
 from dsmseg.errors import DsmsegError, InputError
 from dsmseg.synthesis.anatomy import phantom_anatomy, totalsegmentator
 from dsmseg.synthesis.bodies import PatchPlan, read_body
+from dsmseg.synthesis.tumors.nodules import read_nodules
+from dsmseg.synthesis.tumors.patches import TumorPlan
 from dsmseg.synthesis.warp import WarpRange
+from dsmseg.taxonomy import find
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
 from dsmseg.training.recipe import NO_AUGMENTATION, Recipe, healthy_organs
 from dsmseg.training.tumors import absent_in
@@ -45,7 +48,7 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
     annotated: set[int] = set()
     cases = _cases(recipe, stage)
     batch = recipe.batch
-    plan = None if recipe.tumors is None else recipe.tumors.plan
+    plan = _tumor_plan(recipe)
     if batch.stored:
         balance = Balance(**recipe.sampling.model_dump())
         limits = NO_AUGMENTATION if recipe.method == "sml" else recipe.augmentation
@@ -56,7 +59,7 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
         sources.append((stored, batch.stored))
         annotated.update(one for case in cases for one in case.record.annotated)
     if batch.real + batch.synthetic:
-        sources.append((_drawn(recipe), batch.real + batch.synthetic))
+        sources.append((_drawn(recipe, plan), batch.real + batch.synthetic))
         anatomy = phantom_anatomy() if batch.phantoms else totalsegmentator()
         annotated.update(anatomy.annotated_organs)
     if plan is not None:
@@ -69,7 +72,15 @@ def loader(
 ) -> "DataLoader[list[Batch] | DsmsegError]":
     """Give a loader of a process's batches of ``steps``, in their order."""
     hardware = recipe.hardware
-    batches = Batches(data.sources, learned=recipe.learned(), parts=hardware.accumulate, rank=rank, ranks=ranks)
+    batches = Batches(
+        data.sources,
+        learned=recipe.learned(),
+        mixed=recipe.batch.mixed,
+        seed=recipe.seed,
+        parts=hardware.accumulate,
+        rank=rank,
+        ranks=ranks,
+    )
     return DataLoader(
         batches,
         batch_size=None,
@@ -128,7 +139,16 @@ def _cases(recipe: Recipe, stage: Literal[1, 2]) -> tuple[StoredCase, ...]:
     return cases
 
 
-def _drawn(recipe: Recipe) -> DrawnPatches:
+def _tumor_plan(recipe: Recipe) -> TumorPlan | None:
+    if recipe.tumors is None:
+        return None
+    plan = recipe.tumors.plan
+    if recipe.tumors.nodules is None:
+        return plan
+    return replace(plan, nodules=read_nodules(recipe.data / recipe.tumors.nodules, recipe.tumors.exclude))
+
+
+def _drawn(recipe: Recipe, plan: TumorPlan | None) -> DrawnPatches:
     anatomy = totalsegmentator()
     bodies = [
         read_body(recipe.data / one.labels, one.image and recipe.data / one.image, anatomy, healthy=healthy_organs(one))
@@ -137,6 +157,9 @@ def _drawn(recipe: Recipe) -> DrawnPatches:
     patch = recipe.patch
     warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
     full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp)
+    if plan is not None and recipe.tumors is not None:
+        hosts = {find(name).id for kind in plan.kinds for name in kind.hosts}
+        full = replace(full, near=tuple(sorted(hosts)), near_share=recipe.tumors.near)
     return DrawnPatches(
         bodies,
         plan=_Plan(full, replace(full, truncation=patch.truncation), patch.truncation_from),
@@ -145,7 +168,7 @@ def _drawn(recipe: Recipe) -> DrawnPatches:
         phantoms=recipe.batch.phantoms,
         reuse=recipe.batch.reuse,
         seed=recipe.seed,
-        tumors=None if recipe.tumors is None else recipe.tumors.plan,
+        tumors=plan,
     )
 
 

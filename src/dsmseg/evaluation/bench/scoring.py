@@ -53,7 +53,7 @@ def by_network(network: nn.Module, card: Card, unseen: UnseenRule = UNSEEN) -> M
 
     def answer(case: LoadedReference, classes: Sequence[StructureClass]) -> Answer:
         maps = soft_maps(network, card, case.image, list(classes), unseen=unseen)
-        return Answer(maps.probabilities, maps.answered_by, maps.anomaly)
+        return Answer(maps.probabilities, maps.answered_by, maps.unexplained)
 
     return answer
 

@@ -19,7 +19,14 @@ from dsmseg.training.recipe import Recipe
 from dsmseg.training.sources import open_data
 
 _OURS = ("name", "seed", "method", "ablation", "start", "store", "bodies", "classes")
-_ELSEWHERE = ("data", "hardware", "reporting", "store", "start")  # where a run computes and lies, not what it learns
+_ELSEWHERE = (
+    "data",
+    "validation",
+    "hardware",
+    "reporting",
+    "store",
+    "start",
+)  # where a run computes and lies, not what it learns
 
 
 @dataclass(frozen=True, slots=True)

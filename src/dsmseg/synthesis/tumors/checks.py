@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import PHASES
 from dsmseg.synthesis.tumors.grid import Box
-from dsmseg.synthesis.tumors.kinds import host_intensities, variants_of
-from dsmseg.taxonomy import StructureClass
+from dsmseg.synthesis.tumors.kinds import Growth, host_intensities
 
 Image = Float32[NDArray[np.float32], "x y z"]
 Mask = Bool[NDArray[np.bool_], "x y z"]
@@ -55,21 +54,21 @@ def check_wishes(phase: str | None, diameter_mm: float | None) -> None:
         raise InputError(f"the diameter is {diameter_mm} mm", mend="Give a positive number of mm.")
 
 
-def check_room(host: Mask, box: Box | None, kind: StructureClass, spacing: Sequence[float]) -> Box:
-    """Check that a host can hold the smallest tumor of a kind, and give the host's bounding ``box``.
+def check_room(host: Mask, box: Box | None, growth: Growth, spacing: Sequence[float]) -> Box:
+    """Check that a host can hold the smallest of what may grow, and give the host's bounding ``box``.
 
     Raises:
         InputError: it is empty or too small.
     """
-    hosts = " or ".join(kind.hosts)
+    hosts = " or ".join(growth.hosts)
     if box is None:
-        raise InputError(f"the host mask is empty: no room for a {kind.name}", mend=f"Give the mask of the {hosts}.")
-    smallest = min(one.diameter[2] for one in variants_of(kind))
+        raise InputError(f"the host mask is empty: no room for a {growth.name}", mend=f"Give the mask of the {hosts}.")
+    smallest = min(one.diameter[2] for one in growth.variants)
     volume = math.prod(spacing)
     needed = max(_FEWEST, math.ceil(math.pi / 6 * smallest * smallest * smallest / 4 / volume))
     count = int(np.count_nonzero(host[box.slices]))
     if count < needed:
-        what = f"the host has {count} voxels ({count * volume / 1000:.2g} ml): too few for a {kind.name}"
+        what = f"the host has {count} voxels ({count * volume / 1000:.2g} ml): too few for a {growth.name}"
         mend = f"The smallest, {smallest:g} mm, needs {needed} voxels here: give the whole {hosts}."
         raise InputError(what, mend=mend)
     return box
@@ -80,9 +79,9 @@ def host_level(image: Image, host: Mask, box: Box) -> float:
     return float(np.median(_sample(image[box.slices][host[box.slices]])))
 
 
-def estimate_phase(kind: StructureClass, image: Image, level: float) -> str:
+def estimate_phase(organ: str, image: Image, level: float) -> str:
     """Estimate the phase from the host's median HU, or from the scan where the host tells nothing."""
-    table = host_intensities(kind)
+    table = host_intensities(organ)
     if table is not None:
         return min(table, key=lambda phase: abs(table[phase] - level))
     thin = image[:: max(1, image.shape[0] // 48), :: max(1, image.shape[1] // 48), :: max(1, image.shape[2] // 48)]

@@ -33,6 +33,16 @@ def log_normal(random: Generator, median: float, spread: float, low: float, high
     return min(max(median * exponential(spread * normal(random)), low), high)
 
 
+def log_even(random: Generator, low: float, high: float) -> float:
+    """Draw a number between ``low`` and ``high``, evenly in its logarithm."""
+    value, ratio, bits = low, high / low, int(random.integers(1 << _SQUARINGS))
+    for place in range(_SQUARINGS):
+        ratio = math.sqrt(ratio)
+        if bits >> place & 1:
+            value *= ratio
+    return value
+
+
 def direction(random: Generator) -> Float[NDArray[np.float64], "3"]:
     """Draw a unit vector."""
     while True:

@@ -1,7 +1,7 @@
 """The 20 kinds of tumor and how they look, read from kinds.toml."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -11,9 +11,7 @@ from numpy.random import Generator
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import PHASES
 from dsmseg.synthesis.tumors.draws import uniform
-from dsmseg.taxonomy import TUMORS, StructureClass, find
-
-"""Phases of contrast."""
+from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +30,28 @@ class Variant:
     absolute: bool
     hu: Mapping[str, tuple[float, float]]
     texture: float
-    margin: float
+    edge: tuple[float, float]
     irregular: float
-    aspect: float
+    aspect: tuple[float, float]
     push: float
+    outside: tuple[float, float, float]
     features: Mapping[str, float]
     wall_hu: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What may grow: its name, the organs that it grows in, and its variants. class_id: of the tumor, None of none."""
+
+    name: str
+    class_id: int | None
+    hosts: tuple[str, ...]
+    variants: tuple[Variant, ...]
+
+    @classmethod
+    def of(cls, kind: StructureClass, variants: tuple[Variant, ...] | None = None) -> "Growth":
+        """Give a kind of tumor, with all of its variants or those given."""
+        return cls(kind.name, kind.id, kind.hosts, variants or variants_of(kind))
 
 
 def tumor_class(name: str) -> StructureClass:
@@ -54,9 +68,8 @@ def tumor_class(name: str) -> StructureClass:
     raise InputError(f"{found.name} is an organ, not a kind of tumor", mend=mend)
 
 
-def draw_variant(kind: StructureClass, random: Generator) -> Variant:
-    """Draw one of a kind's variants by their weights."""
-    variants = _KINDS[kind.name]
+def draw_variant(variants: Sequence[Variant], random: Generator) -> Variant:
+    """Draw one of some variants by their weights."""
     rest = uniform(random, 0.0, sum(one.weight for one in variants))
     for one in variants:
         rest -= one.weight
@@ -82,15 +95,25 @@ def variants_of(kind: StructureClass) -> tuple[Variant, ...]:
     return _KINDS[kind.name]
 
 
-def host_intensities(kind: StructureClass) -> dict[str, float] | None:
-    """Give the HU of a kind's main host by phase, None where it tells nothing (lungs, hollow organs)."""
-    row = _DATA["hosts"].get(kind.hosts[0])
+def generic_lesions(kind: StructureClass) -> tuple[Variant, ...]:
+    """Give the variants of the early lesion that looks alike in all solid organs; none for kinds of other organs."""
+    return _GENERIC if kind.name in _DATA["generic"]["kinds"] else ()
+
+
+def distractors(organ: str) -> tuple[Variant, ...]:
+    """Give the variants of what looks like a tumor in an organ and is none."""
+    return _DISTRACTORS[organ]
+
+
+def host_intensities(organ: str) -> dict[str, float] | None:
+    """Give the HU of an organ by phase, None where it tells nothing (lungs, hollow organs)."""
+    row = _DATA["hosts"].get(organ)
     return None if row is None else dict(zip(PHASES, row, strict=True))
 
 
 def _variant(entry: Mapping[str, Any]) -> Variant:
     merged = {"features": {}, **_DATA["defaults"], **entry}
-    for key in ("count", "diameter", "thickness", "wall_hu"):
+    for key in ("count", "diameter", "thickness", "edge", "aspect", "outside", "wall_hu"):
         if key in merged:
             merged[key] = tuple(merged[key])
     merged["hu"] = {phase: tuple(merged["hu"][phase]) for phase in PHASES}
@@ -99,3 +122,10 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
 
 _DATA = tomllib.loads(files(__package__).joinpath("kinds.toml").read_text(encoding="utf-8"))
 _KINDS = {name: tuple(_variant(entry) for entry in entries) for name, entries in _DATA["kind"].items()}
+_GENERIC = tuple(_variant(entry) for entry in _DATA["generic"]["variants"])
+_DISTRACTORS = {
+    one.name: tuple(
+        _variant(entry) for group in _DATA["distractor"] if one.name in group["organs"] for entry in group["variants"]
+    )
+    for one in ORGANS
+}

@@ -47,12 +47,10 @@ def paint(
         values += np.float32(_HAZE_KEEPS) * (under - np.float32(canvas.level))
     else:
         values += _noise(canvas, lesion, random)
-    share = opacity(lesion, variant.margin).astype(np.float32)
+    share = opacity(lesion).astype(np.float32)
     painted = np.where(share > 0, under + share * (values - under), under)
     if canvas.solid and lesion.border is not None and lesion.shift == 0:
-        painted = np.where(
-            lesion.border > 0, _beyond(canvas.level, lesion, lesion.border, under, values, variant.margin), painted
-        )
+        painted = np.where(lesion.border > 0, _beyond(canvas.level, lesion, lesion.border, under, values), painted)
     if variant.shape == "wall" and lesion.border is not None:
         painted = np.where(lesion.border > 0, _against_wall(lesion, lesion.border, under, values, painted), painted)
     canvas.image[box.slices] = painted
@@ -65,20 +63,20 @@ def _against_wall(lesion: Lesion, border: Field, under: Image, values: Image, pa
     return np.where((under < _GAS) & (share > 0), filled, painted)
 
 
-def _beyond(level: float, lesion: Lesion, border: Field, under: Image, values: Image, margin: float) -> Image:
+def _beyond(level: float, lesion: Lesion, border: Field, under: Image, values: Image) -> Image:
     """Give what voxels outside the host hold where the lesion lies at its border.
 
     They hold some host by partial volume, which becomes lesion; what is neither host nor lesion stays.
     """
     host_share = np.clip(1.0 - border / (2.0 * min(lesion.box.spacing)), 0.0, 1.0)
-    share = (_coverage(lesion.surface, margin) * host_share).astype(np.float32)
+    share = (_coverage(lesion.surface, lesion.blur) * host_share).astype(np.float32)
     changed = under + share * (values - np.float32(level))
     return np.where(share > 0, np.clip(changed, np.minimum(under, values), np.maximum(under, values)), under)
 
 
-def opacity(lesion: Lesion, margin: float) -> Field:
+def opacity(lesion: Lesion) -> Field:
     """Give the share of each voxel that the lesion fills: 0.5 or more in its mask, less elsewhere."""
-    share = _coverage(lesion.surface, margin)
+    share = _coverage(lesion.surface, lesion.blur)
     if lesion.border is not None:
         share = np.minimum(share, _coverage(lesion.border, _BORDER_BLUR))
     return np.where(lesion.mask, np.maximum(share, 0.5), np.minimum(share, 0.499))

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, LIVER
 from dsmseg.synthesis.noise import seed_of
-from dsmseg.synthesis.tumors.insertion import InsertedTumor, insert_tumor
-from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find
+from dsmseg.synthesis.tumors.insertion import Ground, InsertedTumor, Neighbors, insert
+from dsmseg.synthesis.tumors.kinds import Growth, distractors, generic_lesions
+from dsmseg.synthesis.tumors.nodules import Nodule, paste
+from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, by_id, find
 
 _LEAST_ML = 1.0  # of a host that a patch must show: less is a sliver at its edge
+_MOST_NODULES = 3  # pasted into one patch
 _ORGANS = len(ORGANS)
 
 
@@ -47,11 +50,19 @@ class TumorPlan:
     """What is put into patches.
 
     kinds: of tumor that may be drawn; others are never drawn and never said to be absent. chance: share of the patches
-    with a suitable host that get a tumor.
+    with a suitable host that get a tumor. generic: share of tumors of solid organs that are the early lesion, which
+    looks alike in all. distractors: share of the patches that get what looks like a tumor of their organ and is none.
+    diameters: mm, from and to, drawn evenly in their logarithm, where variants are drawn evenly too; None for those
+    numbers and sizes that kinds.toml gives. nodules: real ones, pasted as this share, ``pasted``, of the lung tumors.
     """
 
     kinds: tuple[StructureClass, ...]
     chance: float = 0.5
+    generic: float = 0.3
+    distractors: float = 0.25
+    diameters: tuple[float, float] | None = None
+    nodules: tuple[Nodule, ...] = ()
+    pasted: float = 0.5
 
 
 def absent_kinds(healthy: frozenset[int]) -> frozenset[int]:
@@ -69,11 +80,38 @@ def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> Labe
     annotated = patch.annotated.copy()
     annotated[[kind.id - 1 for kind, _ in hosts]] = True
     patch = replace(patch, annotated=annotated)
-    if not hosts or random.random() >= plan.chance:
+    if hosts and random.random() < plan.chance:
+        kind, organs = hosts[int(random.integers(len(hosts)))]
+        organ = organs[int(random.integers(len(organs)))]
+        if kind.name == "Lung Tumor" and plan.nodules and random.random() < plan.pasted:
+            patch = _with_nodules(patch, kind, organ, plan.nodules, random)
+        else:
+            patch = _inserted(patch, _tumor(kind, plan, random), organ, plan.diameters, seed_of(random))
+    if random.random() < plan.distractors:
+        patch = _with_distractor(patch, plan.kinds, random)
+    return patch
+
+
+def _tumor(kind: StructureClass, plan: TumorPlan, random: Generator) -> Growth:
+    generic = generic_lesions(kind)
+    if generic and random.random() < plan.generic:
+        return Growth.of(kind, generic)
+    growth = Growth.of(kind)
+    if plan.diameters is None:
+        return growth
+    return replace(growth, variants=tuple(replace(one, weight=1.0) for one in growth.variants))
+
+
+def _with_distractor(patch: LabelledPatch, kinds: tuple[StructureClass, ...], random: Generator) -> LabelledPatch:
+    """Put what looks like a tumor into a host of a kind that is known in the patch."""
+    organs = sorted({find(name).id for kind in kinds if patch.annotated[kind.id - 1] for name in kind.hosts})
+    shown = [organ for organ in organs if distractors(by_id(organ).name) and patch.host(organ) is not None]
+    if not shown:
         return patch
-    kind, organs = hosts[int(random.integers(len(hosts)))]
-    organ = organs[int(random.integers(len(organs)))]
-    return _grown(patch, kind, organ, seed_of(random))
+    organ = shown[int(random.integers(len(shown)))]
+    name = by_id(organ).name
+    growth = Growth(f"distractor in the {name}", None, (name,), distractors(name))
+    return _inserted(patch, growth, organ, None, seed_of(random))
 
 
 def _hosts(patch: LabelledPatch, kinds: tuple[StructureClass, ...]) -> list[tuple[StructureClass, tuple[int, ...]]]:
@@ -92,27 +130,54 @@ def _hosts(patch: LabelledPatch, kinds: tuple[StructureClass, ...]) -> list[tupl
     return found
 
 
-def _grown(patch: LabelledPatch, kind: StructureClass, organ: int, seed: int) -> LabelledPatch:
-    """Grow a tumor; the patch stays as it is where none fits."""
+def _inserted(
+    patch: LabelledPatch, growth: Growth, organ: int, diameters: tuple[float, float] | None, seed: int
+) -> LabelledPatch:
+    """Put something into an organ (id); the patch stays as it is where it does not fit."""
     host = patch.host(organ)
-    vessels = patch.masks[HEPATIC_VESSEL - 1] if organ == LIVER and patch.annotated[HEPATIC_VESSEL - 1] else None
     if host is None:
         return patch
+    vessels = patch.masks[HEPATIC_VESSEL - 1] if organ == LIVER and patch.annotated[HEPATIC_VESSEL - 1] else None
+    others = patch.masks.any(axis=0) & ~host
+    ground = Ground(patch.image, host, patch.spacing, Neighbors(vessels, others))
     try:
-        tumor = insert_tumor(patch.image, host, patch.spacing, kind.name, seed, vessels=vessels)
-    except InputError:  # the host is too thin for this kind
+        grown = insert(ground, growth, seed, diameters=diameters)
+    except InputError:  # the host is too thin for this
         return patch
-    masks = _pushed(patch.masks, tumor)
-    masks[:, tumor.mask] = False
-    owners = {organ - 1, kind.id - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
-    for index in owners:
-        masks[index] |= tumor.mask
-    return replace(patch, image=tumor.image, masks=masks)
+    return _relabelled(
+        replace(patch, image=grown.image, masks=_pushed(patch.masks, grown)), grown.mask, organ, growth.class_id
+    )
 
 
-def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], tumor: InsertedTumor) -> NDArray[np.bool_]:
+def _with_nodules(
+    patch: LabelledPatch, kind: StructureClass, organ: int, nodules: tuple[Nodule, ...], random: Generator
+) -> LabelledPatch:
+    """Paste some real nodules into a lung."""
+    for _ in range(int(random.integers(1, _MOST_NODULES + 1))):
+        host = patch.host(organ)
+        if host is None:
+            return patch
+        pasted = paste(patch.image, host, patch.spacing, nodules[int(random.integers(len(nodules)))], random)
+        if pasted is not None:
+            patch = _relabelled(replace(patch, image=pasted.image), pasted.mask, organ, kind.id)
+    return patch
+
+
+def _relabelled(
+    patch: LabelledPatch, new: Bool[NDArray[np.bool_], "x y z"], organ: int, class_id: int | None
+) -> LabelledPatch:
+    """Give what is new to its organ, and to the tumors if it is one."""
+    masks = patch.masks.copy()
+    masks[:, new] = False
+    owners = {organ - 1, *(index for pair in patch.merged if organ - 1 in pair for index in pair)}
+    for index in owners if class_id is None else {*owners, class_id - 1}:
+        masks[index] |= new
+    return replace(patch, masks=masks)
+
+
+def _pushed(masks: Bool[NDArray[np.bool_], "class x y z"], grown: InsertedTumor) -> NDArray[np.bool_]:
     out = masks.copy()
     for mask in out:
         if mask.any():
-            mask[...] = tumor.pushed(mask)
+            mask[...] = grown.pushed(mask)
     return out

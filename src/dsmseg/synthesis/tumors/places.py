@@ -9,10 +9,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dsmseg.synthesis.tumors.distance import depth
+from dsmseg.synthesis.tumors.draws import normal
 from dsmseg.synthesis.tumors.grid import Box, Point, bounding_box
 from dsmseg.synthesis.tumors.kinds import Variant
 
 _COARSE_VOXELS = 60_000  # a host's depths are measured on a grid of about this many
+_OUTSIDE_SPREAD, _MOST_OUTSIDE = 0.12, 0.7  # of the share of surface outside of the host: our choice
+_MEAN_RADIUS = 0.7  # of a mass, by half its long axis
 _APART = 1.25  # lesions are this many times the sum of their radii apart
 
 
@@ -49,9 +52,10 @@ def find_sites(host: Bool[NDArray[np.bool_], "x y z"], box: Box) -> Sites:
         steps = (1, 1, 1)
         part = host[box.slices]
     spacing = [step * mm for step, mm in zip(steps, box.spacing, strict=True)]
-    padded = np.zeros([count + 2 for count in part.shape], bool)
-    padded[1:-1, 1:-1, 1:-1] = part
-    depths = depth(padded, spacing)[1:-1, 1:-1, 1:-1]
+    # The scan's edge is no surface of the organ: lesions may be cut there as the organ is.
+    margins = [(int(a > 0), int(b < count)) for a, b, count in zip(box.start, box.stop, host.shape, strict=True)]
+    inner = tuple(slice(low, low + count) for (low, _), count in zip(margins, part.shape, strict=True))
+    depths = depth(np.pad(part, margins), spacing)[inner]
     index = part.nonzero()
     places = np.stack([line * mm + start for line, mm, start in zip(index, spacing, box.origin, strict=True)], axis=1)
     return Sites(places, depths[index] - 0.5 * min(spacing))
@@ -59,13 +63,21 @@ def find_sites(host: Bool[NDArray[np.bool_], "x y z"], box: Box) -> Sites:
 
 def choose_site(
     sites: Sites, radius: float, variant: Variant, taken: list[Site],
-    vessels: Float64[NDArray[np.float64], "n 3"] | None, random: Generator,
+    vessels: Float64[NDArray[np.float64], "n 3"] | None, leaves: bool, random: Generator,
 ) -> Site | None:  # fmt: skip
-    """Draw the place of a mass, and make it smaller where the host is. None if the lesions ``taken`` leave no room."""
+    """Draw the place of a mass, and make it smaller where the host is. None if the lesions ``taken`` leave no room.
+
+    ``leaves``: it may grow out of its host; then it lies as deep as its share of surface outside says.
+    """
     radius = min(radius, max(variant.fill * sites.deepest, 0.5))
+    outside = _draw_outside(variant, radius, random) if leaves else 0.0
     for _ in range(12):
         room = sites.depths >= min(variant.inside * radius, sites.deepest)
-        if variant.place == "peripheral":
+        if outside > 0:
+            # A sphere whose center lies so deep below a flat surface has this share of its own surface beyond it.
+            off = np.abs(sites.depths - max(_MEAN_RADIUS * radius * (1.0 - 2.0 * outside), 0.0))
+            room = off <= max(0.15 * radius, 1.05 * float(off.min()))
+        elif variant.place == "peripheral":
             room &= sites.depths <= max(1.05 * radius, 1.2 * float(sites.depths[room].min()))
         for other in taken:
             apart = sites.places - other.center
@@ -75,6 +87,12 @@ def choose_site(
             return Site(sites.places[_pick(sites, found, radius, vessels, random)], radius)
         radius *= 0.8
     return None
+
+
+def _draw_outside(variant: Variant, radius: float, random: Generator) -> float:
+    """Draw the share of a mass's surface that faces outside of its host."""
+    mean = variant.outside[0 if radius < 10.0 else 1 if radius < 20.0 else 2]
+    return min(max(mean + _OUTSIDE_SPREAD * normal(random), 0.0), _MOST_OUTSIDE)
 
 
 def vessel_places(

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from dsmseg.compilation import compiled
 from dsmseg.synthesis.noise import seed_of, smooth_noise
-from dsmseg.synthesis.tumors.draws import cross, direction, length_of, rotation, uniform
+from dsmseg.synthesis.tumors.draws import cross, direction, length_of, normal, rotation, uniform
 from dsmseg.synthesis.tumors.grid import Box, Point
 from dsmseg.synthesis.tumors.kinds import Variant
 
 Field = Float64[NDArray[np.float64], "x y z"]
 
 _ITERATIONS = 30  # of the power method, for an axis
+_FLATTEST = 0.3  # shortest axis by the longest
 _LOBED = ("lobulated", "infiltrating")
 
 
@@ -22,9 +23,10 @@ def mass(box: Box, center: Point, radius: float, variant: Variant, axis: Point |
 
     ``radius`` in mm is half its long axis. ``axis`` is a direction along which it spreads, drawn if None.
     """
-    short, middle = sorted(uniform(random, variant.aspect, 1.0) for _ in range(2))
-    if variant.shape == "infiltrating":
-        short, middle = 0.85 * short, 0.9 * middle
+    short = min(max(variant.aspect[0] + variant.aspect[1] * normal(random), _FLATTEST), 0.95)
+    middle = uniform(random, short, 1.0)
+    if variant.shape == "cord":
+        short = middle = variant.aspect[0]
     frame = rotation(random)
     if axis is not None:
         side = cross(axis, frame[0])
