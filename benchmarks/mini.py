@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dsmseg import checkpoint
 from dsmseg.errors import InputError
 from dsmseg.evaluation.bench.detection import Detection, Sensitivity, detect, sensitivity_at
 from dsmseg.inference import Segmenter
@@ -97,7 +98,8 @@ def segmenter_for(goal: Goal, weights: Path) -> Segmenter:
     Raises:
         InputError: nothing answers for a kind that the weights do not know.
     """
-    return Segmenter.load(weights, classes=[*find(goal.tumor).hosts, goal.tumor])
+    known = checkpoint.load(weights).card.organs
+    return Segmenter.load(weights, classes=[*(host for host in find(goal.tumor).hosts if host in known), goal.tumor])
 
 
 def measured(goal: Goal, segmenter: Segmenter, benchmark: Path, cases: Sequence[str]) -> Iterator[dict[str, Any]]:

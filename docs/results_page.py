@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from string import Template
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from dsmseg.evaluation.bench import as_markdown, join
-from dsmseg.evaluation.bench.tables import Table, load_table
-from dsmseg.evaluation.bootstrap import paired_bootstrap
-from dsmseg.evaluation.summaries import Summary
+from dsmseg.evaluation.bench.layout import Scored, summarize
+from dsmseg.evaluation.bench.page import HEADS, differences, paper_table, table_of, told
+from dsmseg.evaluation.bench.tables import Free, Table, load_table
 from dsmseg.taxonomy import CLASSES, find
 from dsmseg.text import packaged_embeddings
 
@@ -21,57 +21,43 @@ ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 MEASURED = ROOT / "docs" / "results" / "bench"
 BEGIN, END = "<!-- docs/results_page.py writes from here -->", "<!-- to here -->"
-TITLES = {"auroc": "AUROC↑", "fpr95": "FPR₉₅↓", "dsc": "DSC↑", "host_auroc": "AUROC near the host↑"}
-REFERENCE = "full"
 _STRIDES = (32, 16, 8, 4)
 
 
 def summary(table: Table) -> dict[str, Any]:
-    """Give what all seeds of a table found."""
+    """Give what all seeds of a table found, and beside it what needs no training, the same for each seed."""
     paths = sorted(MEASURED.glob(f"{table.name}.seed_*.json"))
-    return join(table, [json.loads(path.read_text(encoding="utf-8")) for path in paths])
+    found = join(table, [json.loads(path.read_text(encoding="utf-8")) for path in paths])
+    trained = [Scored.read(one) for one in found["cases"]]
+    seeds = sorted({one.seed for one in trained})
+    path = MEASURED / f"{table.name}.free.json"
+    content = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else []
+    free = [Scored.read(case | {"seed": seed}) for seed in seeds for case in content]
+    return found | summarize(table, [*trained, *free])
 
 
 def short_table(found: Mapping[str, Any]) -> str:
-    """A row a method: AUROC alone, and its mean over kinds where all are unseen."""
+    """A row a method: AUROC in the body, and near the host organ where that is known, means in %."""
     rows = [one for one in found["rows"] if one["row"] is not None]
-    heads = ["AUROC in %", *(_titled(column) for column in rows[0]["columns"])]
-    all_unseen = not any(column["seen"] for column in rows[0]["columns"])
     body = []
     for row in rows:
-        figures = [one["ours"]["auroc"] for one in row["columns"]]
-        means = [one["mean"] for one in figures if one["mean"] is not None]
-        mean = [f"{100 * fmean(means):.1f}" if means else "-"] if all_unseen else []
-        body.append([row["title"], *map(_text, figures), *mean])
-    return _table([*heads, "mean"] if all_unseen else heads, body)
+        cells = []
+        for column in row["columns"]:
+            figures = [column["ours"][name]["mean"] for name in ("auroc", "host_auroc")]
+            cells.append(" / ".join("-" if one is None else f"{100 * one:.1f}" for one in figures))
+        body.append([row["title"], *cells])
+    return table_of(["AUROC in the body / near the host", *map(_titled, rows[0]["columns"])], body)
 
 
 def seed_table(found: Mapping[str, Any], name: str = "auroc") -> str:
     """A row a method: the mean of each seed, which shows what chance in training makes."""
-    rows = [one for one in found["rows"] if one["row"] is not None]
-    heads = [f"{TITLES[name]}, seeds {_seeds(found)}", *(_titled(column) for column in rows[0]["columns"])]
+    rows = [one for one in found["rows"] if one["row"] not in {None, *get_args(Free)}]
+    heads = [f"{HEADS[name]}, seeds {_seeds(found)}", *(_titled(column) for column in rows[0]["columns"])]
     body = []
     for row in rows:
         figures = [column["ours"][name]["seeds"].values() for column in row["columns"]]
         body.append([row["title"], *(" / ".join(f"{100 * one:.1f}" for one in seeds) for seeds in figures)])
-    return _table(heads, body)
-
-
-def difference_table(found: Mapping[str, Any], name: str = "auroc") -> str:
-    """A row a method: how far it is above DSM, by the paired bootstrap over cases and seeds of training."""
-    rows = [one for one in found["rows"] if one["row"] not in {None, REFERENCE}]
-    titles = [column["title"] for column in found["rows"][0]["columns"]]
-    body = []
-    for row in rows:
-        cells = []
-        for title in titles:
-            places, ours = _by_case(found, REFERENCE, title, name), _by_case(found, row["row"], title, name)
-            one = paired_bootstrap([ours.get(place) for place in places], list(places.values()))
-            cells.append(
-                f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}), p {_told(one.p)}"
-            )
-        body.append([row["title"], *cells])
-    return _table([f"{TITLES[name]} above DSM's", *map(_titled, found["rows"][0]["columns"])], body)
+    return table_of(heads, body)
 
 
 def answer_table(found: Mapping[str, Any], column: str) -> str:
@@ -79,7 +65,7 @@ def answer_table(found: Mapping[str, Any], column: str) -> str:
     figures: dict[str, list[float]] = defaultdict(list)
     methods: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in found["cases"]:
-        if one["column"] == column:
+        if one["column"] == column and one["row"] not in get_args(Free):
             answer = " and ".join(one["answered_by"])
             figures[answer].append(one["figures"]["auroc"])
             methods[answer][one["row"]].add(str(one["seed"]))
@@ -93,22 +79,22 @@ def answer_table(found: Mapping[str, Any], column: str) -> str:
         ]
         for answer, values in sorted(figures.items(), key=lambda pair: -fmean(pair[1]))
     ]
-    return _table([f"answered for {column}", "of", "cases", TITLES["auroc"]], rows)
+    return table_of([f"answered for {column}", "of", "cases", HEADS["auroc"]], rows)
 
 
 def anomaly_table(found: Mapping[str, Any]) -> str:
     """A row a method: AUROC of the anomaly, in the body and near the host organ where there is one."""
-    rows = [one for one in found["rows"] if one["row"] is not None]
+    rows = [one for one in found["rows"] if one["row"] not in {None, *get_args(Free)}]
     heads = ["AUROC of the anomaly", *(_titled(column) for column in rows[0]["columns"])]
     body = []
     for row in rows:
         cells = []
         for column in row["columns"]:
             near = column["ours"]["anomaly_host_auroc"]
-            told = f"; near the host {_text(near)}" if near["n"] else ""
-            cells.append(_text(column["ours"]["anomaly_auroc"]) + told)
+            beside = f"; near the host {told(near)}" if near["n"] else ""
+            cells.append(told(column["ours"]["anomaly_auroc"]) + beside)
         body.append([row["title"], *cells])
-    return _table(heads, body)
+    return table_of(heads, body)
 
 
 def rule_table() -> str:
@@ -122,7 +108,7 @@ def rule_table() -> str:
         rows.append(
             [rule, *cells, f"{100 * fmean(fmean(one['auroc'] for one in several) for several in of.values()):.1f}"]
         )
-    return _table(["AUROC↑ / FPR₉₅↓", *columns, "mean AUROC↑"], rows)
+    return table_of(["AUROC↑ / FPR₉₅↓", *columns, "mean AUROC↑"], rows)
 
 
 def training_table() -> str:
@@ -148,7 +134,7 @@ def training_table() -> str:
         of_unseen = [means(name, column, "auroc") for column in unseen]
         of_seen = [means(name, seen, figure) for figure in ("auroc", "inside_auroc", "dsc")]
         rows.append([name, *map(cell, (*of_seen, *of_unseen, map(fmean, zip(*of_unseen, strict=True))))])
-    return _table(["Stage 2", *heads], rows)
+    return table_of(["Stage 2", *heads], rows)
 
 
 def prompt_table() -> str:
@@ -168,7 +154,19 @@ def prompt_table() -> str:
                 *(f"{_mean(several, 'of_tumor')} of {_mean(several, 'of_body')}" for several in of),
             ]
         )
-    return _table(["Stage 2", "stride", *columns], rows)
+    return table_of(["Stage 2", "stride", *columns], rows)
+
+
+def host_mask(founds: Iterable[Mapping[str, Any]]) -> str:
+    """The AUROC in the body of the true host organ's mask, a kind after the other, beside DSM's."""
+    told_of = {}
+    for found in founds:
+        rows = {row["row"]: row for row in found["rows"] if row["row"] is not None}
+        for mask, ours in zip(rows["host_mask"]["columns"], rows["full"]["columns"], strict=True):
+            figures = [column["ours"]["auroc"]["mean"] for column in (mask, ours)]
+            if None not in figures:
+                told_of[mask["title"]] = " against ".join(f"{100 * one:.1f}" for one in figures)
+    return "; ".join(f"{title.lower()}s {figures}" for title, figures in told_of.items())
 
 
 def inside() -> str:
@@ -206,7 +204,7 @@ def made_table(founds: Iterable[Mapping[str, Any]]) -> str:
         for found in founds
         for seed, part in zip(sorted({one["seed"] for one in found["cases"]}), found["parts"], strict=True)
     ]
-    return _table(["table", "commit", "torch", "cores", "instructions"], rows)
+    return table_of(["table", "commit", "torch", "cores", "instructions"], rows)
 
 
 def page() -> str:
@@ -216,16 +214,19 @@ def page() -> str:
     template = Template((ROOT / "docs" / "results.template.md").read_text(encoding="utf-8"))
     return template.substitute(
         preset=made["preset"],
+        commits=" and ".join(sorted({str(part["commit"]) for found in (five, two) for part in found["parts"]})),
         lengths=" and ".join(made["lengths"]),
-        table_5=as_markdown(load_table("table5"), five),
+        table_5=as_markdown(five),
+        papers_5=paper_table(five),
         seeds_5=seed_table(five),
-        differences_5=difference_table(five),
+        differences_5=differences(five, ("auroc", "host_auroc")),
         answers_5=answer_table(five, "Colon Tumor"),
         anomaly_5=anomaly_table(five),
-        table_2=as_markdown(load_table("table2"), two),
-        means_2=short_table(two),
+        table_2=as_markdown(two),
+        papers_2=paper_table(two),
         seeds_2=seed_table(two),
-        differences_2=difference_table(two),
+        differences_2=differences(two, ("auroc", "host_auroc")),
+        host_mask=host_mask([five, two]),
         rules=rule_table(),
         trainings=training_table(),
         prompts=prompt_table(),
@@ -244,33 +245,12 @@ def readme() -> str:
     return f"{before}{BEGIN}\n\n{short_table(five)}\n\n{short_table(two)}\n\n{END}{after}"
 
 
-def _told(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _by_case(found: Mapping[str, Any], row: str, column: str, name: str) -> dict[str, float]:
-    """Give a case's figure, a mean over seeds."""
-    figures: dict[str, list[float]] = defaultdict(list)
-    for one in found["cases"]:
-        if one["row"] == row and one["column"] == column and one["figures"].get(name) is not None:
-            figures[one["case"]].append(one["figures"][name])
-    return {case: fmean(values) for case, values in sorted(figures.items())}
-
-
 def _seeds(found: Mapping[str, Any]) -> str:
     return ", ".join(str(one) for one in sorted({one["seed"] for one in found["cases"]}))
 
 
 def _titled(column: Mapping[str, Any]) -> str:
     return f"{column['title']}, {'seen' if column['seen'] else 'unseen'}"
-
-
-def _text(figure: Mapping[str, Any]) -> str:
-    return Summary(figure["n"], figure["mean"], figure["se"]).text()
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 if __name__ == "__main__":

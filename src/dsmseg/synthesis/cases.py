@@ -47,7 +47,7 @@ class CasePlan:
 
     seed: decides the patient, the scan and the tumors. coverage: of COVERAGES. spacing: mm. phase: native, arterial or
     venous; None: drawn. tumors: names of tumor classes to grow. variant, diameter_mm: of these tumors, as
-    `dsmseg.synthesis.tumors.insert_tumor` takes them; None: drawn. artifacts: of the scanner. whole: a man who lacks
+    `GrowingBody.grow` takes them; None: drawn. artifacts: of the scanner. whole: a man who lacks
     nothing, so that every organ is there.
     """
 

@@ -13,7 +13,9 @@ from dsmseg.errors import InputError
 from dsmseg.synthesis.anatomy import HEPATIC_VESSEL, organ_mask, phantom_anatomy
 from dsmseg.synthesis.noise import generator
 from dsmseg.synthesis.phantom.structures import id_of
-from dsmseg.synthesis.tumors import Neighbors, insert_tumor, measure
+from dsmseg.synthesis.tumors import Neighbors, measure
+from dsmseg.synthesis.tumors.insertion import Ground, insert
+from dsmseg.synthesis.tumors.kinds import Growth, named_variant
 from dsmseg.taxonomy import StructureClass, find
 
 MOST_TUMORS = 30  # in one scan: the lesions are numbered in 8 bits
@@ -48,7 +50,7 @@ class GrowingBody:
     ) -> None:
         """Grow a tumor, or record why there is none. ``key`` decides all chance.
 
-        variant, diameter_mm: as `insert_tumor` takes them; None to draw them.
+        variant: name of one of the kind's variants. diameter_mm: long axis of each lesion. None: drawn.
         """
         host, where = self._choose_host(kind.hosts, key)
         if host is None:
@@ -58,10 +60,13 @@ class GrowingBody:
         others = ~(host | (self.structures == id_of("visceral_fat"))) | (self.lesions > 0)
         seed = int(generator(*key, "tumor").integers(1 << 31))
         try:
-            grown = insert_tumor(
-                self.image, host, self.spacing, kind.name, seed,
-                phase=phase, neighbors=Neighbors(vessels, others), diameter_mm=diameter_mm, variant=variant,
-            )  # fmt: skip
+            grown = insert(
+                Ground(self.image, host, self.spacing, Neighbors(vessels, others)),
+                Growth.of(kind, None if variant is None else (named_variant(kind, variant),)),
+                seed,
+                phase=phase,
+                diameters=None if diameter_mm is None else (diameter_mm, diameter_mm),
+            )
         except InputError as error:
             self.records.append({"kind": kind.name, "skipped": error.what})
             return

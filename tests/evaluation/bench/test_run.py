@@ -38,8 +38,8 @@ class Bright(nn.Module):
     def forward(self, image):
         logits = (image[:, -1:] - 0.6) * 40
         return DSMOutput(
-            logits.expand(-1, 25, -1, -1, -1) - 20, None, [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
-            logits.expand(-1, 20, -1, -1, -1), None,
+            logits.expand(-1, 25, -1, -1, -1) - 20, None, [], [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
+            logits.expand(-1, 20, -1, -1, -1),
         )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_rows_that_need_no_training_are_scored_beside_the_others_and_alone(data,
     assert [row["row"] for row in (mask, deviation)] == ["host_mask", "host_deviation"]
     for column in range(2):
         flat, unlike = (row["columns"][column]["ours"] for row in (mask, deviation))
-        assert flat["auroc"]["mean"] > 0.8  # any voxel of the organ, wherever the tumor is
+        assert flat["auroc"]["mean"] > 0.75  # any voxel of the organ, wherever the tumor is
         assert unlike["host_auroc"]["mean"] > flat["host_auroc"]["mean"]
         assert unlike["sensitivity"]["mean"] == 1
         assert flat["sensitivity"]["mean"] == 0  # a whole organ shows no tumor

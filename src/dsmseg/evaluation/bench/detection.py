@@ -98,7 +98,7 @@ def sensitivity_at(
     for one in several:
         counted = [sizes_mm[0] <= diameter < sizes_mm[1] for diameter in one.diameters_mm]
         lesions += sum(counted)
-        found += np.array([np.dot(row, counted) for row in one.found], np.int64)
+        found += np.array([sum(np.logical_and(row, counted)) for row in one.found], np.int64)
     allowed = np.flatnonzero(false <= false_per_scan + _EXACT)
     if not len(allowed):
         return None

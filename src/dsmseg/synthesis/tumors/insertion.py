@@ -14,7 +14,7 @@ from dsmseg.synthesis.tumors.checks import check_grid, check_room, check_wishes,
 from dsmseg.synthesis.tumors.draws import log_even
 from dsmseg.synthesis.tumors.grid import bounding_box
 from dsmseg.synthesis.tumors.interior import Look, draw_look, features_of
-from dsmseg.synthesis.tumors.kinds import Growth, Variant, draw_variant, host_intensities, named_variant, tumor_class
+from dsmseg.synthesis.tumors.kinds import Growth, Variant, draw_variant, host_intensities, tumor_class
 from dsmseg.synthesis.tumors.lesions import Host, Lesion, Wanted, draw_diameter, grow
 from dsmseg.synthesis.tumors.measuring import measure
 from dsmseg.synthesis.tumors.painting import Canvas, paint
@@ -66,7 +66,7 @@ class InsertedTumor:
 
 def insert_tumor(
     image: Image, host: Mask, spacing: Sequence[float], kind: str, seed: int, *, phase: str | None = None,
-    neighbors: Neighbors = Neighbors(), diameter_mm: float | None = None, variant: str | None = None,
+    neighbors: Neighbors = Neighbors(), diameter_mm: float | None = None,
 ) -> InsertedTumor:  # fmt: skip
     """Put a tumor into a host organ. The same inputs and seed give the same tumor on every machine.
 
@@ -79,13 +79,11 @@ def insert_tumor(
         phase: of contrast: native, arterial or venous; None to estimate it.
         neighbors: what is known around the host. Where nothing is, the tumor stays inside the host.
         diameter_mm: long axis of each lesion; None to draw it. Lesions are smaller where the host has no room.
-        variant: name of one of the kind's variants in kinds.toml; None to draw one by their weights.
 
     Raises:
-        InputError: the kind is no tumor or has no such variant, the grids differ, or the host is empty or too small.
+        InputError: the kind is no tumor, the grids differ, or the host is empty or too small.
     """
-    kind_class = tumor_class(kind)
-    growth = Growth.of(kind_class, None if variant is None else (named_variant(kind_class, variant),))
+    growth = Growth.of(tumor_class(kind))
     check_grid(image, spacing, {"host": host, "vessel": neighbors.vessels, "neighbor": neighbors.others})
     check_wishes(phase, diameter_mm)
     step = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
