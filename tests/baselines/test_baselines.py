@@ -10,7 +10,8 @@ from dsmseg.model.losses import PartialLabels
 
 ALL = [method for method in METHODS if method != "dsm"]
 LEARNING = [method for method in ALL if method != "sml"]  # which is measured, not taught
-WEIGHTS = {"cross_entropy_weight": 20.0, "tumor_weight": 2.0}
+READINGS = {"cross_entropy_weight": 20.0, "over_batch": False, "least_share": 0.0}
+WEIGHTS = {"organ_readings": READINGS, "tumor_readings": READINGS, "tumor_weight": 2.0}
 
 
 def total(network, image, labels) -> torch.Tensor:
@@ -89,7 +90,7 @@ def test_any_tumor_answers_for_unseen_kinds_of_swin_unetr(make, image) -> None:
     picture = image(network)
     network.eval()
     with torch.inference_mode():
-        own = network.head(network.backbone(picture).embedding)[:, 25:]
+        own = network.logits(picture)[:, 25:]
         tumors = network(picture).tumor_logits
     seen = TRAINED_TUMORS.nonzero().flatten().tolist()
     expected = own[:, seen].amax(dim=1)

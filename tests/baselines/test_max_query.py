@@ -10,6 +10,8 @@ from dsmseg.model.features import PixelFeatures
 from dsmseg.model.losses import PartialLabels
 
 SIZE = (16, 8, 8)
+READINGS = {"cross_entropy_weight": 1.0, "over_batch": False, "least_share": 0.0}
+WEIGHTS = {"organ_readings": READINGS, "tumor_readings": READINGS, "tumor_weight": 1.0}
 
 
 class Given(nn.Module):
@@ -20,7 +22,7 @@ class Given(nn.Module):
         self.embedding = embedding
 
     def forward(self, image: torch.Tensor) -> PixelFeatures:
-        return PixelFeatures(levels=(), embedding=self.embedding)
+        return PixelFeatures(levels=(), half=self.embedding[..., ::2, ::2, ::2], embedding=self.embedding)
 
 
 def test_a_blob_that_no_query_answers_is_an_anomaly(make) -> None:
@@ -65,7 +67,7 @@ def test_queries_are_divided_between_foreground_and_background(make, divided, le
     network = make("max_query")
     inside = torch.arange(SIZE[0]).view(1, 1, -1, 1, 1) < 8
     output, labels = case(torch.where(inside == divided, BACKGROUND_QUERIES, 0))
-    terms = network.losses(output, labels, cross_entropy_weight=1.0, tumor_weight=1.0)
+    terms = network.losses(output, labels, **WEIGHTS)
     assert least <= float(terms["query_distribution"]) <= most
 
 
@@ -73,10 +75,10 @@ def test_what_may_be_of_a_class_without_labels_is_not_called_background(make) ->
     network = make("max_query")
     output, labels = case(torch.full((1, 1, 1, 1, 1), BACKGROUND_QUERIES))  # all are foreground
     organs = output.organ_logits.clone()
-    terms = [network.losses(output, labels, cross_entropy_weight=1.0, tumor_weight=1.0)["query_distribution"]]
+    terms = [network.losses(output, labels, **WEIGHTS)["query_distribution"]]
     for organ in (24, 5):  # one that is trained nowhere, and one that is trained elsewhere
         organs[:, organ, 8:] = 20.0
         told = output._replace(organ_logits=organs.clone())
-        terms.append(network.losses(told, labels, cross_entropy_weight=1.0, tumor_weight=1.0)["query_distribution"])
+        terms.append(network.losses(told, labels, **WEIGHTS)["query_distribution"])
     assert terms[0] == terms[1] > 10
     assert terms[2] < 1e-3

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsmseg.model import DSM, PRESETS, TABLE_5, DSMConfig, DSMOutput, build
 from dsmseg.model.hungarian_matching import hungarian_loss
 from dsmseg.model.kmax_mamba import MaskTransformerBlock
-from dsmseg.model.losses import PartialLabels, mask_loss, presence_loss, response_loss
+from dsmseg.model.losses import PartialLabels, background_loss, mask_loss, presence_loss, response_loss
 from dsmseg.model.query_classification import QueryClassification, class_masks
 from dsmseg.model.query_refinement import ProjectedFeature, QueryRefinementBlock
 
@@ -40,6 +41,11 @@ def training_loss(output: DSMOutput, config: DSMConfig) -> Tensor:
     labels = labels_of(output, config.organs + config.tumors)
     organs = PartialLabels(labels.masks[:, : config.organs], labels.annotated[:, : config.organs])
     loss = response_loss(output.responses, organs) + presence_loss(output.presence, organs)
+    if output.background:
+        loss = loss + background_loss(output.background, organs)
+    if output.tumor_presence is not None:
+        tumors = PartialLabels(labels.masks[:, config.organs :], labels.annotated[:, config.organs :])
+        loss = loss + presence_loss(output.tumor_presence, tumors) + response_loss(output.tumor_responses, tumors)
     if output.proposals is not None:
         return loss + hungarian_loss(output.proposals, labels)
     if output.tumor_logits is None or output.log_probability is None:
@@ -67,6 +73,11 @@ def test_every_parameter_of_a_real_preset_learns_in_one_step():
     assert silent(network) == []
 
 
+def beside_responses(decoder: nn.Module) -> list[str]:
+    """What is silent in the DQR decoder but the tumors' responses, which only their own loss teaches."""
+    return [name for name in silent(decoder) if ".response." not in name]
+
+
 def test_the_organ_masks_alone_teach_every_parameter_of_the_kmm_decoder():
     config = STAGES["stage 1"]
     network = network_of(config)
@@ -81,15 +92,16 @@ def test_the_tumor_masks_alone_teach_every_parameter_of_the_dqr_decoder_and_the_
     network = network_of(ROWS[name])
     output = network(image())
     mask_loss(output.tumor_logits, labels_of(output, 20)).backward()
-    assert silent(network.tumor_decoder) == []
+    assert beside_responses(network.tumor_decoder) == []
     assert silent(network.backbone) == []
 
 
 def test_the_certainty_teaches_the_queries_what_they_are_called():
     network = network_of(SMALL)
     network(image()).log_probability.diagonal(dim1=1, dim2=2).sum().backward()
-    for part in (network.text_alignment, network.tumor_decoder):
-        assert silent(part) == []
+    assert silent(network.text_alignment) == []
+    # The last fusion leads to the masks, and to no query.
+    assert [name for name in beside_responses(network.tumor_decoder) if not name.startswith("fuse.3.")] == []
 
 
 def test_both_decoders_teach_every_level_of_the_backbone():
@@ -99,7 +111,9 @@ def test_both_decoders_teach_every_level_of_the_backbone():
     by_organs = torch.autograd.grad(output.responses[-1].square().sum(), seen["levels"], retain_graph=True)
     assert all(bool(gradient.any()) for gradient in by_organs)
     # With the organ queries held still, the tumor queries are the only way left.
-    network.organ_decoder.register_forward_hook(lambda _module, _given, result: (result[0].detach(), result[1]))
+    network.organ_decoder.register_forward_hook(
+        lambda _module, _given, result: result._replace(queries=result.queries.detach())
+    )
     by_tumors = torch.autograd.grad(network(image(size=(32, 64, 64))).log_probability.square().sum(), seen["levels"])
     assert all(bool(gradient.any()) for gradient in by_tumors)
 
@@ -146,7 +160,9 @@ def test_row_5_reads_the_masks_of_organs_and_tumors_from_its_proposals_in_order(
         output = network_of(ROWS["row 5"]).eval()(image(size=(32, 64, 32)))
     assert output.proposals.mask_logits.shape == (1, 45, 32, 64, 32)
     assert output.proposals.class_logits.shape == (1, 45, 46)
-    assert torch.equal(masks_of(output), class_masks(output.proposals))
+    organs, tumors = class_masks(output.proposals).split([25, 20], dim=1)
+    present = functional.logsigmoid(output.tumor_presence)[..., None, None, None]
+    torch.testing.assert_close(masks_of(output), torch.cat([organs, tumors + present], dim=1))
 
 
 def test_without_text_alignment_no_text_is_asked_for():

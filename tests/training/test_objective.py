@@ -4,12 +4,20 @@ import pytest
 import torch
 
 from dsmseg.model import DSMOutput
-from dsmseg.model.losses import PartialLabels, mask_loss, part_of
+from dsmseg.model.losses import (
+    PartialLabels,
+    background_loss,
+    mask_loss,
+    part_of,
+    presence_loss,
+    response_loss,
+)
 from dsmseg.training.objective import known_counts, losses
 from dsmseg.training.recipe import Loss
 
 ORGANS, TUMORS = 25, 20
-TO_THE_LETTER = Loss(certainty="learned", alignment=0.0)
+LETTER = {"dice_over": "patch", "organ_share": 0.0, "tumor_share": 0.0}
+TO_THE_LETTER = Loss(certainty="learned", alignment=0.0, **LETTER)
 
 
 def case(*, scale: float = 1.0, seed: int = 0) -> tuple[DSMOutput, PartialLabels]:
@@ -23,7 +31,10 @@ def case(*, scale: float = 1.0, seed: int = 0) -> tuple[DSMOutput, PartialLabels
         presence=torch.zeros(1, ORGANS),
         responses=[torch.zeros(1, ORGANS, size, size, size) for size in (1, 2, 4, 8)],
         anomaly=torch.zeros(1, 8, 8, 8),
+        background=[torch.zeros(1, 3, size, size, size) for size in (1, 2, 4, 8)],
         tumor_logits=torch.full((1, TUMORS, 32, 32, 32), -4.0 * scale).requires_grad_(),
+        tumor_presence=torch.randn(1, TUMORS, generator=generator),
+        tumor_responses=[torch.randn(1, TUMORS, size, size, size, generator=generator) for size in (4, 8)],
         log_probability=similarity.log_softmax(dim=-1),
     )
     return output, PartialLabels(masks, annotated)
@@ -31,14 +42,15 @@ def case(*, scale: float = 1.0, seed: int = 0) -> tuple[DSMOutput, PartialLabels
 
 def test_tumors_count_as_much_as_organs_however_many_a_scan_tells_of() -> None:
     output, labels = case()
-    terms = losses(output, labels, Loss(certainty="none", tumor=3.0))
+    terms = losses(output, labels, Loss(certainty="none", tumor=3.0, **LETTER))
     organs, tumors = part_of(labels, 0, ORGANS), part_of(labels, ORGANS, ORGANS + TUMORS)
     expected = mask_loss(output.organ_logits, organs, cross_entropy_weight=20.0)
     torch.testing.assert_close(terms["mask"], expected)
     expected = 3.0 * mask_loss(output.tumor_logits, tumors, cross_entropy_weight=20.0)
     torch.testing.assert_close(terms["tumor_mask"], expected)
     assert known_counts(labels, ORGANS, matched=False) == {
-        "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "alignment": 26, "query_distribution": 1
+        "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "tumor_response": 1, "tumor_presence": 1,
+        "alignment": 26, "query_distribution": 1,
     }  # fmt: skip
     assert known_counts(labels, ORGANS, matched=True)["mask"] == 26
 
@@ -49,20 +61,22 @@ def test_the_terms_of_parts_weighted_by_what_they_know_are_those_of_the_whole_ba
     few = torch.zeros_like(all_known.annotated)
     few[0, [1, 2, 5]] = True  # no tumor, and a merged pair
     parts = [(one, all_known), (other, PartialLabels(all_known.masks, few, ((0, 1, 2),)))]
+    names = ("organ_logits", "presence", "anomaly", "tumor_logits", "tumor_presence", "log_probability")
+    levels = ("responses", "tumor_responses")
     whole = DSMOutput(
-        *(torch.cat([getattr(output, name) for output, _ in parts]) for name in ("organ_logits", "presence")),
-        [torch.cat(levels) for levels in zip(*(output.responses for output, _ in parts), strict=True)],
-        *(
-            torch.cat([getattr(output, name) for output, _ in parts])
-            for name in ("anomaly", "tumor_logits", "log_probability")
-        ),
+        **{name: torch.cat([getattr(output, name) for output, _ in parts]) for name in names},
+        **{
+            name: [torch.cat(level) for level in zip(*(getattr(output, name) for output, _ in parts), strict=True)]
+            for name in levels
+        },
     )
+    parts = [(output._replace(background=()), labels) for output, labels in parts]
     together = PartialLabels(
         torch.cat([labels.masks for _, labels in parts]),
         torch.cat([labels.annotated for _, labels in parts]),
         ((1, 1, 2),),
     )
-    weights = Loss(alignment=0.1, certainty="given")
+    weights = Loss(alignment=0.1, certainty="given", **LETTER)  # Dice over the batch is no mean of those of its parts
     counts = [known_counts(labels, ORGANS, matched=False) for _, labels in parts]
     assert [one["tumor_mask"] for one in counts] == [1, 0]
     everywhere = known_counts(together, ORGANS, matched=False)
@@ -74,8 +88,22 @@ def test_the_terms_of_parts_weighted_by_what_they_know_are_those_of_the_whole_ba
 
 def test_stage_1_has_no_term_of_tumors() -> None:
     output, labels = case()
-    first = output._replace(tumor_logits=None, log_probability=None)
+    first = output._replace(tumor_logits=None, tumor_presence=None, tumor_responses=(), log_probability=None)
     assert set(losses(first, labels, Loss(alignment=1.0))) == {"mask", "response", "presence"}
+
+
+def test_tumors_answer_by_presence_and_at_two_levels_and_background_queries_beside_organs() -> None:
+    output, labels = case()
+    tumors = part_of(labels, ORGANS, ORGANS + TUMORS)
+    terms = losses(output, labels, Loss(tumor=2.0, presence=0.3, response=0.5))
+    torch.testing.assert_close(terms["tumor_presence"], 0.6 * presence_loss(output.tumor_presence, tumors))
+    expected = response_loss(
+        output.tumor_responses, tumors, cross_entropy_weight=20.0, over_batch=True, least_share=0.1
+    )
+    torch.testing.assert_close(terms["tumor_response"], expected)
+    without = losses(output._replace(background=()), labels, Loss(response=0.5))["response"]
+    by_background = 0.5 * background_loss(output.background, part_of(labels, 0, ORGANS))
+    torch.testing.assert_close(terms["response"], without + by_background)
 
 
 @pytest.mark.equation(20)
@@ -90,13 +118,13 @@ def test_to_the_letter_p_falls_where_a_mask_is_still_empty() -> None:
 @pytest.mark.parametrize(("certainty", "like"), [("given", "learned"), ("none", None)])
 def test_p_as_a_given_target_and_no_p_at_all(certainty: str, like: str | None) -> None:
     output, labels = case()
-    term = losses(output, labels, Loss(certainty=certainty))["tumor_mask"]
+    term = losses(output, labels, Loss(certainty=certainty, **LETTER))["tumor_mask"]
     assert torch.autograd.grad(term, output.log_probability, allow_unused=True, retain_graph=True)[0] is None
     tumors = part_of(labels, ORGANS, ORGANS + TUMORS)
     if like is None:
         expected = mask_loss(output.tumor_logits, tumors, cross_entropy_weight=20.0)
     else:
-        expected = losses(output, labels, Loss(certainty=like))["tumor_mask"]
+        expected = losses(output, labels, Loss(certainty=like, **LETTER))["tumor_mask"]
     torch.testing.assert_close(term, expected)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsmseg.model import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
-from dsmseg.model.losses import PartialLabels, mask_loss, part_of
+from dsmseg.model.losses import MaskReadings, PartialLabels, mask_loss, part_of
 from dsmseg.model.swin_unetr import SwinUNETR
 
 FIRST_BIAS = -2.0
@@ -64,18 +64,23 @@ class Baseline(nn.Module, ABC):
         """Segment ``image``, one channel a HU window scaled to [0, 1]."""
 
     def losses(
-        self, output: BaselineOutput, labels: PartialLabels, *, cross_entropy_weight: float, tumor_weight: float
+        self,
+        output: BaselineOutput,
+        labels: PartialLabels,
+        *,
+        organ_readings: MaskReadings,
+        tumor_readings: MaskReadings,
+        tumor_weight: float,
     ) -> dict[str, Tensor]:
         """Give the weighted terms: Dice and cross-entropy over the annotated classes, as DSM's own (Eq. 13).
 
         mask: a mean over organs; tumor_mask: one over tumors. The mean over both would drown the few tumors that a
-        scan tells of, and DSM would be compared with a handicapped network.
+        scan tells of, and DSM would be compared with a handicapped network. The readings are those of DSM's masks.
         """
         organs, tumors = part_of(labels, 0, self.organs), part_of(labels, self.organs, self.classes)
         return {
-            "mask": mask_loss(output.organ_logits, organs, cross_entropy_weight=cross_entropy_weight),
-            "tumor_mask": tumor_weight
-            * mask_loss(output.tumor_logits, tumors, cross_entropy_weight=cross_entropy_weight),
+            "mask": mask_loss(output.organ_logits, organs, **organ_readings),
+            "tumor_mask": tumor_weight * mask_loss(output.tumor_logits, tumors, **tumor_readings),
         }
 
     @property

@@ -36,7 +36,7 @@ from dsmseg.model import DSMConfig
 from dsmseg.model.attention import SelfAttentionBlock
 from dsmseg.model.dsm import build_backbone
 from dsmseg.model.kmax_mamba import Clusters, QueryBlock, cluster_centers
-from dsmseg.model.losses import PartialLabels
+from dsmseg.model.losses import MaskReadings, PartialLabels
 
 QUERIES, BACKGROUND_QUERIES = 32, 8
 EMBEDDING = 32
@@ -120,13 +120,23 @@ class MaxQuery(Baseline):
         return responses.reshape(*responses.shape[:2], *embedding.shape[2:])
 
     def losses(
-        self, output: BaselineOutput, labels: PartialLabels, *, cross_entropy_weight: float, tumor_weight: float
+        self,
+        output: BaselineOutput,
+        labels: PartialLabels,
+        *,
+        organ_readings: MaskReadings,
+        tumor_readings: MaskReadings,
+        tumor_weight: float,
     ) -> dict[str, Tensor]:
         """Give the terms of all baselines, and query_distribution."""
-        weights = {"cross_entropy_weight": cross_entropy_weight, "tumor_weight": tumor_weight}
-        return super().losses(output, labels, **weights) | {
-            "query_distribution": self._query_distribution(output, labels)
-        }
+        masks = super().losses(
+            output,
+            labels,
+            organ_readings=organ_readings,
+            tumor_readings=tumor_readings,
+            tumor_weight=tumor_weight,
+        )
+        return masks | {"query_distribution": self._query_distribution(output, labels)}
 
     def _query_distribution(self, output: BaselineOutput, labels: PartialLabels) -> Float[Tensor, ""]:
         """Give the cross-entropy of foreground and background queries, each a mean over its voxels; mean of patches."""

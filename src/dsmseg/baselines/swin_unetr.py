@@ -7,7 +7,8 @@ Differences from the original:
 - 45 sigmoids, since labels are partial and a tumor's voxels are its organ's too; the original has one softmax. Its Dice
   and cross-entropy are taken over the annotated classes.
 - Dice and cross-entropy are weighed as DSM's are, so that the comparison is of networks.
-- The convolution's bias begins at -2, as in DSM's mask heads.
+- The convolution's logits, with their bias of -2 as in DSM's mask heads, are ten times what its weights give
+  (``HEAD_GAIN``).
 - Preset ``starter`` has no Swin transformer: there this is the convolutional U-Net of ``model/conv_unet.py`` with the
   same convolution on top, and results are to be called so.
 
@@ -32,6 +33,10 @@ from dsmseg.baselines.baseline import (
 from dsmseg.model import DSMConfig
 from dsmseg.model.dsm import build_backbone
 
+HEAD_GAIN = 10.0
+"""Of the head. A step of Adam moves a weight by about the learning rate, 0.001, whatever its gradient: in a short training a
+bias of -2 can hardly move, while DSM's kernels, which an MLP writes, move at once."""
+
 
 class SwinUNETRBaseline(Baseline):
     """A backbone with one 1x1x1 convolution."""
@@ -42,11 +47,11 @@ class SwinUNETRBaseline(Baseline):
         super().__init__(config, trained)
         self.backbone = build_backbone(config)
         self.head = nn.Conv3d(self.backbone.embedding_channels, self.classes, kernel_size=1)
-        nn.init.constant_(self.head.get_parameter("bias"), FIRST_BIAS)
+        nn.init.constant_(self.head.get_parameter("bias"), FIRST_BIAS / HEAD_GAIN)
 
     def logits(self, image: Float[Tensor, "batch window x y z"]) -> Float[Tensor, "batch class x y z"]:
         """Give the logits of all classes, organs before tumors."""
-        logits: Tensor = self.head(self.backbone(image).embedding)
+        logits: Tensor = HEAD_GAIN * self.head(self.backbone(image).embedding)
         return logits
 
     def forward(self, image: Float[Tensor, "batch window x y z"]) -> BaselineOutput:

@@ -6,7 +6,7 @@ exactly zero.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +33,14 @@ class PartialLabels:
     masks: Bool[Tensor, "batch class x y z"]
     annotated: Bool[Tensor, "batch class"]
     merged: tuple[tuple[int, int, int], ...] = ()
+
+
+class MaskReadings(TypedDict):
+    """How the Dice and cross-entropy of masks are taken, see ``mask_loss``."""
+
+    cross_entropy_weight: float
+    over_batch: bool
+    least_share: float
 
 
 def part_of(labels: PartialLabels, first: int, end: int) -> PartialLabels:

@@ -20,7 +20,7 @@ from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.taxonomy import CLASSES
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
-from dsmseg.training.objective import dice, known_counts, losses
+from dsmseg.training.objective import dice, known_counts, losses, readings
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe, Stage
@@ -172,7 +172,11 @@ class Learner:
         weights = self.recipe.loss
         if isinstance(self.network, Baseline):
             return self.network.losses(
-                output, labels, cross_entropy_weight=weights.cross_entropy, tumor_weight=weights.tumor
+                output,
+                labels,
+                organ_readings=readings(weights, weights.organ_share),
+                tumor_readings=readings(weights, weights.tumor_share),
+                tumor_weight=weights.tumor,
             )
         return losses(output, labels, weights)
 

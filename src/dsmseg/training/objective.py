@@ -1,7 +1,6 @@
 """What a stage minimizes: the losses of § 4.1.2 and § 4.2.4 on a batch's labels, each weighted."""
 
 from dataclasses import replace
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from dsmseg.baselines import BaselineOutput
 from dsmseg.model import DSMOutput
 from dsmseg.model.hungarian_matching import hungarian_loss
 from dsmseg.model.losses import (
+    MaskReadings,
     PartialLabels,
     background_loss,
     mask_loss,
@@ -39,14 +39,14 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     organs = part_of(labels, 0, count)
     terms = _mask_terms(output, labels, weights)
     answering = _healthy(labels, organs) if weights.responds_to == "healthy" else organs
-    response = response_loss(output.responses, answering, **_readings(weights, weights.organ_share))
+    response = response_loss(output.responses, answering, **readings(weights, weights.organ_share))
     if output.background:
         response = response + background_loss(output.background, organs)
     terms["response"] = weights.response * response
     terms["presence"] = weights.presence * presence_loss(output.presence, organs)
     if output.tumor_presence is not None:
         tumors = part_of(labels, count, labels.masks.shape[1])
-        by_tumors = response_loss(output.tumor_responses, tumors, **_readings(weights, weights.tumor_share))
+        by_tumors = response_loss(output.tumor_responses, tumors, **readings(weights, weights.tumor_share))
         terms["tumor_response"] = weights.tumor * weights.response * by_tumors
         terms["tumor_presence"] = weights.tumor * weights.presence * presence_loss(output.tumor_presence, tumors)
     if weights.alignment and output.log_probability is not None:
@@ -102,15 +102,8 @@ def _judged(labels: PartialLabels) -> int:
     return int(labels.annotated.sum()) - len(labels.merged)
 
 
-class _Readings(TypedDict):
-    """How the Dice and cross-entropy of a term are taken, see ``dsmseg.model.losses.mask_loss``."""
-
-    cross_entropy_weight: float
-    over_batch: bool
-    least_share: float
-
-
-def _readings(weights: Loss, least_share: float) -> _Readings:
+def readings(weights: Loss, least_share: float) -> MaskReadings:
+    """Give how a recipe wants the loss of masks to be taken."""
     return {
         "cross_entropy_weight": weights.cross_entropy,
         "over_batch": weights.dice_over == "batch",
@@ -132,7 +125,7 @@ def _mask_terms(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict
     def judge(logits: Tensor, first: int, least_share: float) -> Tensor:
         end = first + logits.shape[1]
         p = None if certainty is None else certainty[:, first:end]
-        return mask_loss(logits, part_of(labels, first, end), p, **_readings(weights, least_share))
+        return mask_loss(logits, part_of(labels, first, end), p, **readings(weights, least_share))
 
     terms = {"mask": judge(output.organ_logits, 0, weights.organ_share)}
     if output.tumor_logits is not None:
