@@ -226,6 +226,11 @@ def refuse_start(card: Card, recipe: Recipe, number: Literal[1, 2], where: Path)
         row = f"{card.method} ({card.ablation}, stage {card.stage})"
         what = f"is of {row}, whose organ queries are not those of the recipe's Stage 2 ({recipe.ablation})"
         mend = "Choose weights of a Stage 1 that fits, or give the recipe a stage_1."
+    elif recipe.method == "dsm" and number == 2 and (other := _read_otherwise(card, recipe)):
+        told = ", ".join(f"{name} {getattr(card.readings, name)}" for name in other)
+        what = f"was trained with other readings than the recipe's ({told})"
+        sets = " ".join(f"--set readings.{name}={_plain(getattr(card.readings, name))}" for name in other)
+        mend = f"Train with {sets}, or give the recipe a stage_1."
     if what:
         raise WeightsError(what, where=where, mend=mend)
 
@@ -236,6 +241,17 @@ def _goes_on(card: Card, recipe: Recipe) -> bool:
     if card.stage == 2:
         return card.ablation == recipe.ablation
     return ablated(PRESETS[card.preset], card.ablation).state_space == recipe.network.state_space
+
+
+def _read_otherwise(card: Card, recipe: Recipe) -> list[str]:
+    """Name the readings that decide which parameters organ queries have, where weights and recipe differ in them."""
+    names = ("half_masks", "background_queries", "response")
+    return [name for name in names if getattr(card.readings, name) != getattr(recipe.readings, name)]
+
+
+def _plain(value: object) -> str:
+    """Write a setting as YAML has it."""
+    return str(value).lower()
 
 
 def _build(recipe: Recipe, number: Literal[1, 2], data: Data) -> DSM | Baseline:
