@@ -38,6 +38,15 @@ def test_figures_are_means_over_seeds_then_cases(script, monkeypatch, tmp_path):
         (tmp_path / f"table5.seed_{seed}.json").write_text(json.dumps(summary))
     monkeypatch.setattr(script, "MEASURED", tmp_path)
     found = script.summary(table)
-    assert "| all four: DSM | - | 65.00±5.00 |" in script.short_table(found)
+    assert "| all four: DSM | - / - | 65.0 / - |" in script.short_table(found)
     assert "| all four: DSM |  | 55.0 / 75.0 |" in script.seed_table(found)
     assert "| Colon | all four: DSM (seeds 0, 1) | 4 | 65.0 |" in script.answer_table(found, "Colon Tumor")
+
+
+def test_what_needs_no_training_stands_beside_every_seed(script):
+    found = script.summary(load_table("table5"))
+    mask = next(row for row in found["rows"] if row["row"] == "host_mask")
+    for column in mask["columns"]:
+        assert set(column["ours"]["host_auroc"]["seeds"]) == {"0", "1", "2"}
+        assert len(set(column["ours"]["auroc"]["seeds"].values())) == 1  # no chance in training
+        assert 0.9 < column["ours"]["auroc"]["mean"] < 1
