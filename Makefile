@@ -12,7 +12,7 @@ DEMO := $(if $(wildcard $(DEV)),$(DEV),.venv/.ready-demo)
 
 help:
 	@echo "make demo   segment a real chest CT and look at demo/overview.png"
-	@echo "make mini   train both stages on synthetic bodies, then look for tumors: about 40 minutes"
+	@echo "make mini   train both stages on synthetic bodies, then look for tumors: about an hour"
 	@echo "make test   lint, then the tests; make test-slow also those that take minutes each"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  measure against peers"
@@ -26,7 +26,6 @@ mini: $(DEV)
 	@$(BIN)/dsmseg synth benchmark -o mini/benchmark --scale mini
 	@$(BIN)/dsmseg datasets prepare mini/benchmark -o mini/store --spacing 3 --hu-window=-1000,1000
 	@$(BIN)/dsmseg train recipes/mini.yaml --set data=mini -o mini/run --resume
-	@$(BIN)/dsmseg predict mini/benchmark/virtual_lits/imagesTr/body_0049_0000.nii.gz -o mini/predicted --weights mini/run/mini.safetensors --overwrite
 	@$(BIN)/python benchmarks/mini.py
 
 # Two processes of one thread are faster than one of two. A file's tests stay together: they share what is slow to make.
