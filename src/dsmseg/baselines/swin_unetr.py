@@ -34,8 +34,8 @@ from dsmseg.model import DSMConfig
 from dsmseg.model.dsm import build_backbone
 
 HEAD_GAIN = 10.0
-"""Of the head. A step of Adam moves a weight by about the learning rate, 0.001, whatever its gradient: in a short training
-a bias of -2 can hardly move, while DSM's kernels, which an MLP writes, move at once."""
+"""Of the head. A step of Adam moves a weight by about the learning rate, 0.001, whatever its gradient: in a short
+training a bias of -2 can hardly move, while DSM's kernels, which an MLP writes, move at once."""
 
 
 class SwinUNETRBaseline(Baseline):

@@ -44,7 +44,7 @@ def in_place_of_lung(hu: Map, body: Mask, right: Mask, left: Mask, spacing_mm: S
 
 
 def _softness(hu: Map, smooth: Map) -> Map:
-    """Give 1 for what is as dense as a mass, fading to 0 at lung and, where it is more than noise, at contrast agent."""
+    """Give 1 for what is as dense as a mass, fading to 0 at lung and, beyond noise, at contrast agent."""
     soft = np.clip((hu + 150) / 100, 0, 1) * np.clip((_DENSE_HU - smooth) / 50, 0, 1)
     return soft.astype(np.float32)
 

@@ -72,7 +72,7 @@ def lesion_diameters(reference: Bool[NDArray[np.bool_], "x y z"], spacing_mm: Se
     lesions, _ = ndimage.label(reference, _NEIGHBORS)
     voxel = sum(spacing_mm) / 3  # a voxel reaches beyond its center
     return [
-        round(long_axis(np.argwhere(lesions[box] == number) * np.asarray(spacing_mm, np.float64)) + voxel, 2)
+        round(long_axis(np.argwhere(lesions[box] == number).astype(np.float64) * spacing_mm) + voxel, 2)
         for number, box in enumerate(ndimage.find_objects(lesions), start=1)
     ]
 

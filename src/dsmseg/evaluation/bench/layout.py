@@ -141,7 +141,9 @@ class _Figures:
         at = {(one.seed, one.case): one for one in self.scored[row]}
         grid = [[at.get((seed, case)) for case in self.cases] for seed in self.seeds]
         if name == SENSITIVITY:
-            return sensitivities_by_seed([[one and one.detection for one in of_seed] for of_seed in grid], self.draws)
+            return sensitivities_by_seed(
+                [[None if one is None else one.detection for one in of_seed] for of_seed in grid], self.draws
+            )
         values = [[np.nan if one is None else one.figures.get(name, np.nan) for one in of_seed] for of_seed in grid]
         return means_by_seed(np.array(values, np.float64), self.draws)
 
