@@ -157,3 +157,14 @@ def test_diameters_can_be_drawn_evenly_in_a_range():
         for mm in (10, 24)
     )  # fmt: skip
     assert large > 3 * small
+
+
+def test_a_patch_may_get_several_growths_of_all_kinds_that_it_has_hosts_of():
+    one, several = (plan("Liver Tumor", "Spleen Tumor", chance=1.0, generic=0.0, most=most) for most in (1, 6))
+    kinds = [index("Liver Tumor"), index("Spleen Tumor")]
+
+    def with_both(what):
+        return sum(bool(after.masks[kinds].any((1, 2, 3)).all()) for after in drawn(10, patch(), what))
+
+    assert with_both(one) == 0
+    assert with_both(several) >= 4

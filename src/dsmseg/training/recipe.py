@@ -132,10 +132,11 @@ class Tumors(_Section):
 
     kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
     never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that
-    get a tumor; the others stay healthy. generic: share of the tumors of solid organs that are an early lesion, which
-    looks alike in all of them. distractors: share of the patches that get what looks like a tumor of their organ and is
-    none, such as a liver cyst or a clip. diameters: mm, from and to, drawn evenly in their logarithm, where variants
-    are drawn evenly too; without it, sizes and shares are those measured (kinds.toml).
+    get tumors; the others stay healthy. most: growths in such a patch, one to so many. generic: share of the tumors of
+    solid organs that are an early lesion, which looks alike in all of them. distractors: share of the patches that get
+    what looks like a tumor of their organ and is none, such as a liver cyst or a clip. diameters: mm, from and to,
+    drawn evenly in their logarithm; without it, sizes are those measured (kinds.toml). even_variants: all variants of
+    a kind are drawn alike, not as often as they occur.
     nodules: a folder of real lung nodules, below the folder ``data`` (docs/synthesis.md), which are this share of the
     lung tumors: ``pasted``. exclude: patients whose nodules are left out. near: share of the drawn patches (not of the
     stored ones) that lie near a host of one of the kinds; the others lie near any organ.
@@ -143,9 +144,11 @@ class Tumors(_Section):
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)]
     chance: Fraction = 0.5
+    most: Count = 1
     generic: Fraction = 0.3
     distractors: Fraction = 0.25
     diameters: tuple[Positive, Positive] | None = None
+    even_variants: bool = False
     nodules: Path | None = None
     pasted: Fraction = 0.5
     exclude: tuple[str, ...] = ()
@@ -161,9 +164,11 @@ class Tumors(_Section):
         return TumorPlan(
             kinds=tuple(tumor_class(name) for name in self.kinds),
             chance=self.chance,
+            most=self.most,
             generic=self.generic,
             distractors=self.distractors,
             diameters=self.diameters,
+            even_variants=self.even_variants,
             pasted=self.pasted,
         )
 

@@ -53,17 +53,21 @@ class TumorPlan:
     """What is put into patches.
 
     kinds: of tumor that may be drawn; others are never drawn and never said to be absent. chance: share of the patches
-    with a suitable host that get a tumor. generic: share of tumors of solid organs that are the early lesion, which
-    looks alike in all. distractors: share of the patches that get what looks like a tumor of their organ and is none.
-    diameters: mm, from and to, drawn evenly in their logarithm, where variants are drawn evenly too; None for those
-    numbers and sizes that kinds.toml gives. nodules: real ones, pasted as this share, ``pasted``, of the lung tumors.
+    with a suitable host that get tumors. most: growths in such a patch, one to so many, each of a kind and in a host of
+    its own choice, so that little of a patch that was costly to draw teaches nothing. generic: share of tumors of solid
+    organs that are the early lesion, which looks alike in all. distractors: share of the patches that get what looks
+    like a tumor of their organ and is none. diameters: mm, from and to, drawn evenly in their logarithm; None for the
+    sizes that kinds.toml gives. even_variants: all variants of a kind are drawn alike; else as often as kinds.toml
+    says. nodules: real ones, pasted as this share, ``pasted``, of the lung tumors.
     """
 
     kinds: tuple[StructureClass, ...]
     chance: float = 0.5
+    most: int = 1
     generic: float = 0.3
     distractors: float = 0.25
     diameters: tuple[float, float] | None = None
+    even_variants: bool = False
     nodules: tuple[Nodule, ...] = ()
     pasted: float = 0.5
 
@@ -83,7 +87,8 @@ def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> Labe
     annotated = patch.annotated.copy()
     annotated[[kind.id - 1 for kind, _ in hosts]] = True
     patch = replace(patch, annotated=annotated)
-    if hosts and random.random() < plan.chance:
+    growths = 1 + int(random.integers(plan.most)) if hosts and random.random() < plan.chance else 0
+    for _ in range(growths):
         kind, organs = hosts[int(random.integers(len(hosts)))]
         organ = organs[int(random.integers(len(organs)))]
         if kind.name == "Lung Tumor" and plan.nodules and random.random() < plan.pasted:
@@ -100,7 +105,7 @@ def _tumor(kind: StructureClass, plan: TumorPlan, random: Generator) -> Growth:
     if generic and random.random() < plan.generic:
         return Growth.of(kind, generic)
     growth = Growth.of(kind)
-    if plan.diameters is None:
+    if not plan.even_variants:
         return growth
     return replace(growth, variants=tuple(replace(one, weight=1.0) for one in growth.variants))
 
