@@ -53,9 +53,9 @@ def deviation(hu: Map, organ: Mask, inside: Mask, spacing_mm: Sequence[float]) -
     """
     aerated = float(np.median(hu[organ])) < _AERATED_HU
     likely = np.ones_like(hu) if aerated else _likeliness(hu, spacing_mm)
-    inside = inside & (organ | (likely > 0))
+    inside = inside & (likely > 0)  # claimed or not: masks reach a little beyond their organs
     smooth = smoothed_within(density_scale(hu, aerated=aerated), inside, spacing_mm)
-    own = smooth[organ]
+    own = smooth[organ & inside] if (organ & inside).any() else smooth[organ]
     center = np.median(own)
     spread = _MAD_TO_SD * np.median(np.abs(own - center)) + _LEAST_SPREAD
     unusual = np.abs(smooth - center) / (_UNUSUAL * spread)

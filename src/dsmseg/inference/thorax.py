@@ -14,7 +14,8 @@ from dsmseg.volume import bounding_box
 
 _DENSE_HU = 180.0  # bone, and vessels full of contrast agent, after smoothing by a voxel
 _BONE_MARGIN_MM = 3.0
-_MIDDLE_SEARCH_VOXELS = 6  # how far the middle of the bones may be from that of the body
+_MIDDLE_SEARCH_VOXELS = 6  # how far the middle of the lungs may be from that of their box
+_LEAST_THICKNESS_MM = 12.0  # thinner sheets are where the two sides do not quite mirror each other
 _LEAST_HEIGHT_MM = 60.0  # of lungs; of less, no other side can be told
 _HEART_HEIGHT = 0.6  # of the lungs' height, from below, that the heart may reach
 _HEART_BACK = 0.33  # of the lungs' depth, from behind, that it never reaches
@@ -34,30 +35,34 @@ def in_place_of_lung(hu: Map, body: Mask, right: Mask, left: Mask, spacing_mm: S
         return np.zeros_like(hu)
     smooth: Map = ndimage.gaussian_filter(hu, 1.0, truncate=2).astype(np.float32, copy=False)
     dense = (smooth > _DENSE_HU) & body
-    twice_middle = _twice_middle(body[..., box[2]], dense[..., box[2]])
+    twice_middle = _twice_middle(right | left, box[0])
     on_the_right = (2 * np.arange(hu.shape[0]) > twice_middle)[:, None, None]
     expected = np.where(
         on_the_right, _mirrored(left, twice_middle), _mirrored(right, twice_middle) & ~_heart(hu.shape, box)
     )
     expected &= body & ~np.isfinite(distance_within(dense, spacing_mm, _BONE_MARGIN_MM))
-    return np.where(expected, _softness(hu, smooth), np.float32(0))
+    return np.where(_thick(expected & ~(right | left), spacing_mm), _softness(hu, smooth), np.float32(0))
+
+
+def _thick(mask: Mask, spacing_mm: Sequence[float]) -> Mask:
+    """Leave out what is thinner than a mass."""
+    radius = _LEAST_THICKNESS_MM / 2
+    core = ~np.isfinite(distance_within(~mask, spacing_mm, radius))
+    return np.isfinite(distance_within(core, spacing_mm, radius))
 
 
 def _softness(hu: Map, smooth: Map) -> Map:
-    """Give 1 for what is as dense as a mass, fading to 0 at lung and, beyond noise, at contrast agent."""
+    """Give 1 for what is as dense as a mass, fading to 0 at lung and at contrast agent."""
     soft = np.clip((hu + 150) / 100, 0, 1) * np.clip((_DENSE_HU - smooth) / 50, 0, 1)
     return soft.astype(np.float32)
 
 
-def _twice_middle(body: Mask, dense: Mask) -> int:
-    """Give twice the place along x about which the bones are most symmetric, in voxels."""
-    columns = np.asarray(body.any(axis=1))
-    firsts = columns.argmax(axis=0)
-    lasts = len(columns) - 1 - columns[::-1].argmax(axis=0)
-    guess = int(np.median((firsts + lasts)[columns.any(axis=0)]))
+def _twice_middle(lungs: Mask, extent: slice) -> int:
+    """Give twice the place along x, in voxels, about which the lungs are most symmetric; ``extent`` is of their box."""
+    guess = extent.start + extent.stop - 1
+    reach = 2 * _MIDDLE_SEARCH_VOXELS
     return max(
-        range(guess - 2 * _MIDDLE_SEARCH_VOXELS, guess + 2 * _MIDDLE_SEARCH_VOXELS + 1),
-        key=lambda twice: np.count_nonzero(dense & _mirrored(dense, twice)),
+        range(guess - reach, guess + reach + 1), key=lambda twice: np.count_nonzero(lungs & _mirrored(lungs, twice))
     )
 
 
