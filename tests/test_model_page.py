@@ -57,5 +57,6 @@ def test_figures_are_of_the_network_as_it_runs(script):
     assert measured.operations["text_alignment"] == 2 * 45 * (16 * 384 + 384 * 45)
     voxels = [3**3, 6**3, 12**3, 24**3]
     assert measured.diffusion == sum(n * (13 * (7 * 16 + 3) + 6 * 16) for n in voxels)
-    assert measured.scan == sum(n * (2 * 25 * (25 + 16) + 10 * 25 * 8 + 50) for n in voxels)
+    queries = 25 + 8  # of organs and of background
+    assert measured.scan == sum(n * (2 * queries * (queries + 16) + 10 * queries * 8 + 2 * queries) for n in voxels)
     assert [tuple(level.shape) for level in measured.features.levels] == [(1, 16, n, n, n) for n in (3, 6, 12, 24)]
