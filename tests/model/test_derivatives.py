@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dsmseg.model import PRESETS, TABLE_5, build, kmax_mamba
 from dsmseg.model.attention import MultiHeadAttention, SelfAttentionBlock
 from dsmseg.model.features import PixelFeatures
-from dsmseg.model.kmax_mamba import Clusters, KMaxMambaBlock, KMaxMambaDecoder, MaskTransformerBlock
-from dsmseg.model.query_refinement import FeatureFusion, QueryRefinementBlock, QueryRefinementDecoder, RefinedQueries
+from dsmseg.model.kmax_mamba import Clusters, KMaxMambaBlock, KMaxMambaDecoder, MaskTransformerBlock, OrganAnswers
+from dsmseg.model.query_refinement import FeatureFusion, Queries, QueryRefinementBlock, QueryRefinementDecoder
 from dsmseg.model.state_space import SelectiveStateSpace
 from dsmseg.model.swin_transformer import PatchEmbedding, PatchMerging, SwinTransformerBlock
 from dsmseg.model.swin_unetr import ResidualBlock, UpBlock
@@ -64,9 +64,11 @@ def _soft_argmax(monkeypatch):
 
 
 @pytest.mark.usefixtures("_soft_argmax")
-def test_the_kmm_block_and_every_parameter_of_it():
+@pytest.mark.parametrize("reading", ["balanced", "residual", "printed"])
+def test_the_kmm_block_and_every_parameter_of_it(reading):
     torch.manual_seed(0)
-    block = KMaxMambaBlock(width=4, level_channels=3, queries=2, heads=2, feed_forward_width=4, state=2).double()
+    sizes = {"width": 4, "level_channels": 3, "queries": 2, "heads": 2, "feed_forward_width": 4, "state": 2}
+    block = KMaxMambaBlock(**sizes, reading=reading).double()
     queries, level = random(2, 2, 4, seed=0).requires_grad_(), random(2, 3, 2, 1, 2, seed=1).requires_grad_()
     names, values = zip(*block.named_parameters(), strict=True)
 
@@ -80,13 +82,13 @@ def test_the_kmm_block_and_every_parameter_of_it():
 @pytest.mark.parametrize("state_space", [True, False])
 def test_the_organ_decoder(state_space):
     torch.manual_seed(0)
-    sizes = {"organs": 2, "width": 4, "heads": 2, "feed_forward_width": 4, "state": 2}
+    sizes = {"organs": 2, "width": 4, "heads": 2, "feed_forward_width": 4, "state": 2, "background": 1}
     decoder = KMaxMambaDecoder(level_channels=(3, 2), **sizes, state_space=state_space).double()
     levels = [random(1, 3, 1, 2, 1, seed=0).requires_grad_(), random(1, 2, 2, 2, 2, seed=1).requires_grad_()]
 
     def run(start: Tensor, *levels: Tensor) -> tuple[Tensor, ...]:
-        queries, responses = torch.func.functional_call(decoder, {"queries": start}, (levels,))
-        return queries, *responses
+        answers = torch.func.functional_call(decoder, {"queries": start}, (levels,))
+        return answers.queries, *answers.responses, *answers.background
 
     assert gradcheck(run, [decoder.queries.detach().requires_grad_(), *levels])
 
@@ -102,11 +104,11 @@ def test_the_vanilla_block():
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_the_dqr_block_from_both_maps_the_score_and_both_kinds_of_query(switches):
     torch.manual_seed(0)
-    layer = QueryRefinementBlock(channels=2, width=4, heads=2, feed_forward_width=4, **switches).double()
+    layer = QueryRefinementBlock(channels=2, width=4, heads=2, feed_forward_width=4, responds_as=3, **switches).double()
 
     def run(feature: Tensor, deeper: Tensor, score: Tensor, organs: Tensor, tumors: Tensor) -> tuple[Tensor, ...]:
-        refined, enhanced = layer(feature, deeper, score, RefinedQueries(organs, tumors))
-        return *refined, enhanced
+        refined, enhanced, response = layer(feature, deeper, score, Queries(organs, tumors))
+        return *refined, enhanced, response
 
     shapes = (2, 2, 2, 1, 3), (2, 2, 2, 1, 3), (2, 2, 1, 3), (2, 2, 4), (2, 3, 4)
     inputs = [random(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
@@ -126,7 +128,7 @@ def test_the_fusion_along_both_ways():
 def test_the_dqr_decoder_from_every_level_and_the_organ_queries(switches):
     torch.manual_seed(0)
     module = QueryRefinementDecoder(
-        level_channels=(4, 2, 2, 2), width=4, tumors=1, heads=2, feed_forward_width=2, **switches
+        level_channels=(4, 2, 2, 2), finest_channels=3, width=4, tumors=1, heads=2, feed_forward_width=2, **switches
     ).double()
     sizes = [(1, 2, 3), (2, 1, 2), (2, 2, 1), (1, 2, 2)]
     scores = [random(1, *size, seed=9) for size in sizes]
@@ -135,13 +137,14 @@ def test_the_dqr_decoder_from_every_level_and_the_organ_queries(switches):
         random(1, c, *size, seed=seed).requires_grad_()
         for seed, (c, size) in enumerate(zip(channels, sizes, strict=True))
     ]
-    organs = random(1, 2, 4, seed=8).requires_grad_()
+    organs, finest = random(1, 2, 4, seed=8).requires_grad_(), random(1, 3, 2, 3, 2, seed=7).requires_grad_()
 
     def run(*given: Tensor) -> tuple[Tensor, ...]:
-        return tuple(module(given[:4], given[4], scores))
+        refined = module(given[:4], given[4], scores, given[5])
+        return refined.organs, refined.tumors, *refined.responses, refined.finest
 
     # In every direction: the ways from the first level to its own guidance are narrow.
-    assert torch.autograd.gradcheck(run, [*levels, organs])
+    assert torch.autograd.gradcheck(run, [*levels, organs, finest])
 
 
 class Given(nn.Module):
@@ -167,18 +170,19 @@ def test_the_network_from_queries_responses_and_maps_on(row):
     levels = [torch.randn(1, 8, *size, dtype=torch.float64) for size in sizes]
     responses = [torch.randn(1, 2, *size, dtype=torch.float64) for size in sizes]
     queries, embedding = torch.randn(1, 2, 8, dtype=torch.float64), torch.randn(1, 2, 2, 2, 3, dtype=torch.float64)
+    half = torch.randn(1, 8, 1, 1, 2, dtype=torch.float64)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        network.backbone = Given(PixelFeatures(tensors[:4], tensors[4]))
-        network.organ_decoder = Given((tensors[5], list(tensors[6:])))
+        network.backbone = Given(PixelFeatures(tensors[:4], tensors[4], tensors[5]))
+        network.organ_decoder = Given(OrganAnswers(tensors[6], list(tensors[7:]), []))
         output = network(torch.zeros(1))
-        parts = [output.presence, output.anomaly, *output.responses]
+        parts = [output.presence, output.anomaly, *output.responses, *output.tumor_responses]
         if output.proposals is not None:
             return *parts, *output.proposals
         parts += [output.organ_logits, output.tumor_logits]
         return tuple(part for part in parts if part is not None)
 
-    inputs = [tensor.requires_grad_() for tensor in (*levels, embedding, queries, *responses)]
+    inputs = [tensor.requires_grad_() for tensor in (*levels, half, embedding, queries, *responses)]
     outputs = run(*inputs)
     weights = [torch.randn_like(part) for part in outputs]
 

@@ -171,7 +171,7 @@ def block_of(kind: type[nn.Module], **more: int) -> nn.Module:
 
 def plain_response(block: KMaxMambaBlock, affinity: Tensor) -> Tensor:
     """Eq. 9 of one item, as the block's reading has it."""
-    scale = affinity.detach().square().mean().sqrt() if block.reading == "balanced" else 1.0
+    scale = affinity.square().mean().sqrt() if block.reading == "balanced" else 1.0
     entering = affinity / scale
     memory = plain_scan(block.state_space, (entering / (1 + torch.exp(-entering))).T).T
     if block.reading == "printed":

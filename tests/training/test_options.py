@@ -26,7 +26,8 @@ def entries(directory) -> list[dict[str, float]]:
 
 def test_a_user_s_data_fine_tune_packaged_weights_in_one_command(stored_recipe, tmp_path) -> None:
     frozen = "freeze=[backbone, organ_decoder, organ_head, presence_head]"
-    settings = ["start=starter", "stage_1=null", "classes=[Liver Tumor, liver]", frozen]
+    readings = "readings={half_masks: false, background_queries: 0, response: residual}"
+    settings = ["start=starter", "stage_1=null", "classes=[Liver Tumor, liver]", readings, frozen]
     changes = [part for setting in settings for part in ("--set", setting)]
     assert cli.run(["train", str(stored_recipe), "-o", str(tmp_path / "tuned"), *changes]) == 0
     card = checkpoint.verify(tmp_path / "tuned" / "stored.safetensors")
@@ -37,6 +38,14 @@ def test_a_user_s_data_fine_tune_packaged_weights_in_one_command(stored_recipe, 
     for name, tensor in before.items():
         assert torch.equal(after[name].float(), tensor.float()), name  # all that Stage 1 has is frozen
     assert any(name.startswith("tumor_decoder") for name in after)
+
+
+def test_stage_2_goes_on_from_organ_queries_of_its_own_readings_alone(stored_recipe, tmp_path) -> None:
+    settings = ["start=starter", "stage_1=null"]
+    with pytest.raises(WeightsError, match="trained with other readings") as caught:
+        train(load_recipe(stored_recipe, settings), tmp_path / "run")
+    assert "--set readings.half_masks=false --set readings.background_queries=0" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_another_preset_are_no_start(stored_recipe, tmp_path) -> None:

@@ -58,12 +58,12 @@ class DSMOutput(NamedTuple):
     presence: Float[Tensor, "batch organ"]
     responses: list[Float[Tensor, "batch organ x_i y_i z_i"]]
     anomaly: Float[Tensor, "batch x_4 y_4 z_4"]
-    background: Sequence[Float[Tensor, "batch background x_i y_i z_i"]] = ()
     tumor_logits: Float[Tensor, "batch tumor x y z"] | None = None
-    tumor_presence: Float[Tensor, "batch tumor"] | None = None
-    tumor_responses: Sequence[Float[Tensor, "batch tumor x_i y_i z_i"]] = ()
     log_probability: Float[Tensor, "batch query text"] | None = None
     proposals: Proposals | None = None
+    background: Sequence[Float[Tensor, "batch background x_i y_i z_i"]] = ()
+    tumor_presence: Float[Tensor, "batch tumor"] | None = None
+    tumor_responses: Sequence[Float[Tensor, "batch tumor x_i y_i z_i"]] = ()
 
 
 class DSM(nn.Module):
@@ -147,7 +147,9 @@ def _weighed_by_presence(output: DSMOutput) -> DSMOutput:
     """Multiply the odds of every voxel of a tumor by the probability that the tumor is there: against false alarms."""
     if output.tumor_logits is None or output.tumor_presence is None:
         return output
-    discount = functional.logsigmoid(output.tumor_presence.float())[..., None, None, None]
+    presence = output.tumor_presence
+    presence = presence.to(torch.promote_types(presence.dtype, torch.float32))
+    discount = functional.logsigmoid(presence)[..., None, None, None]
     return output._replace(tumor_logits=output.tumor_logits + discount.to(output.tumor_logits.dtype))
 
 

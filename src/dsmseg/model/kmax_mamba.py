@@ -144,7 +144,7 @@ class KMaxMambaBlock(QueryBlock):
         if self.gain is None:
             memory = self.memory(affinity)
             return memory if self.reading == "printed" else affinity + memory
-        scale = _root_mean_square(affinity.detach(), (1, 2))
+        scale = _root_mean_square(affinity, (1, 2))
         memory = self.memory(affinity / scale)
         return affinity + self.gain[:, None] * scale * memory / _root_mean_square(memory, (2,))
 
@@ -174,8 +174,14 @@ class MaskTransformerBlock(QueryBlock):
 
 
 def _root_mean_square(values: Float[Tensor, "batch query voxel"], axes: tuple[int, ...]) -> Tensor:
-    """Give the scale of values over some axes, which are kept, in float32."""
-    return values.float().square().mean(axes, keepdim=True).sqrt().clamp_min(EPSILON)
+    """Give the scale of values over some axes, which are kept, in float32 at least."""
+    return (
+        values.to(torch.promote_types(values.dtype, torch.float32))
+        .square()
+        .mean(axes, keepdim=True)
+        .sqrt()
+        .clamp_min(EPSILON)
+    )
 
 
 class OrganAnswers(NamedTuple):

@@ -38,7 +38,7 @@ class Bright(nn.Module):
     def forward(self, image):
         logits = (image[:, -1:] - 0.6) * 40
         return DSMOutput(
-            logits.expand(-1, 25, -1, -1, -1) - 20, None, [], [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
+            logits.expand(-1, 25, -1, -1, -1) - 20, None, [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
             logits.expand(-1, 20, -1, -1, -1),
         )  # fmt: skip
 
