@@ -259,7 +259,7 @@ def test_what_was_written_is_told_whatever_then_goes_wrong(segmenter, cases, tmp
 
 def test_dicom_results_of_which_one_is_gone_are_not_whole(tmp_path):
     settings = {"dsmseg": "1"}
-    for name in ("report.dcm", "anomaly.nii.gz", "organs.dcm", "ct.nii"):
+    for name in ("report.dcm", "anomaly.nii.gz", "unexplained.nii.gz", "organs.dcm", "ct.nii"):
         (tmp_path / name).write_bytes(b"")
     made = {"dsmseg": "1", "input": {"sha256": hash_scan(tmp_path / "ct.nii")}}
     (tmp_path / "run.json").write_text(json.dumps(made))

@@ -15,7 +15,7 @@ from dsmseg.volume import bounding_box
 _DENSE_HU = 180.0  # bone, and vessels full of contrast agent, after smoothing by a voxel
 _BONE_MARGIN_MM = 3.0
 _MIDDLE_SEARCH_VOXELS = 6  # how far the middle of the lungs may be from that of their box
-_LEAST_THICKNESS_MM = 12.0  # thinner sheets are where the two sides do not quite mirror each other
+_LEAST_THICKNESS_MM = 8.0  # thinner sheets are where the two sides do not quite mirror each other
 _LEAST_HEIGHT_MM = 60.0  # of lungs; of less, no other side can be told
 _HEART_HEIGHT = 0.6  # of the lungs' height, from below, that the heart may reach
 _HEART_BACK = 0.33  # of the lungs' depth, from behind, that it never reaches
