@@ -36,7 +36,7 @@ class Bright(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, image):
-        logits = (image[:, -1:] - 0.6) * 40
+        logits = (image[:, -1:] - 0.55) * 320
         return DSMOutput(
             logits.expand(-1, 25, -1, -1, -1) - 20, None, [], -nn.functional.avg_pool3d(image, 4)[:, 0] * 0.5,
             logits.expand(-1, 20, -1, -1, -1),
@@ -67,7 +67,7 @@ def data(tmp_path) -> Data:
             if "Liver" in labels:
                 ids[8:28, 8:28, 8:28] = 1
             if name != "virtual_lits" or number != 3:
-                hu[12:18, 12:18, 12 : 16 + number] = 600
+                hu[12:18, 12:18, 12 : 16 + number] = 150
                 ids[12:18, 12:18, 12 : 16 + number] = max(labels.values())
             volume = Volume.from_own(hu, np.diag([3.0, 3.0, 3.0, 1.0]))
             write_nifti(folder / "imagesTr" / f"body_{number:04d}_0000.nii.gz", hu, volume)
