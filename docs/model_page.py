@@ -47,6 +47,7 @@ PARTS = {
     "backbone": ("backbone",),
     "organ decoder": ("organ_decoder",),
     "organ heads": ("organ_head", "presence_head"),
+    "deviation branch": ("deviation_branch",),
     "tumor decoder": ("tumor_decoder",),
     "tumor head and classes": ("tumor_head", "text_alignment", "query_classification"),
 }
@@ -74,15 +75,25 @@ def measure(config: DSMConfig) -> Measure:
     scan, diffusion = _stand_in(network)
     # Tensors without memory have no autocast.
     no_autocast = patch("torch.autocast", lambda *_given, **_named: nullcontext())
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain(), no_autocast:
+    # Centers are medians: no products to count, and no values to take them of.
+    no_centers = patch("dsmseg.model.deviation_branch.center_deviations", _no_centers)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain(), no_autocast, no_centers:
         output: DSMOutput = network(image)
     counted = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     operations = {name: counted.get(f"DSM.{name}", 0) for name, _ in network.named_children()}
     operations["organ_decoder"] += sum(scan)
+    if "deviation_branch" in operations:  # Stage 2 asks for the organs' masks once more, for the branch
+        again = operations["organ_head"] // 2
+        operations["organ_head"] -= again
+        operations["deviation_branch"] += again
     if "tumor_decoder" in operations:
         operations["tumor_decoder"] += sum(diffusion)
     parameters = {name: sum(value.numel() for value in part.parameters()) for name, part in network.named_children()}
     return Measure(parameters, operations, sum(scan), sum(diffusion), output, kept["features"])
+
+
+def _no_centers(image: Tensor, _organ_logits: Tensor) -> Tensor:
+    return image.new_empty(len(image), image.shape[1] + 1, *image.shape[2:])
 
 
 def _stand_in(network: DSM) -> tuple[list[int], list[int]]:

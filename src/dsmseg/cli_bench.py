@@ -39,9 +39,9 @@ def bench(
         Path | None, typer.Option(metavar="YAML", help="Instead of the packaged one.", show_default=False)
     ] = None,
     unseen: Annotated[
-        Literal["any-query", "same-kind", "any-tumor"],
+        Literal["in-hosts", "any-query", "same-kind", "any-tumor"],
         typer.Option(help="Which query of DSM answers for a kind that it was not trained on (docs/bench.md)."),
-    ] = "any-query",
+    ] = "in-hosts",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
     ] = None,

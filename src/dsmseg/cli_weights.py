@@ -1,6 +1,7 @@
 """The verbs of `dsmseg weights`. Each imports its room when it runs, so that help answers at once."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,12 +107,13 @@ def calibrate_weights(
     """
     from dsmseg.datasets.labelled import labelled_cases, stored_cases
     from dsmseg.evaluation.validation import calibrate
+    from dsmseg.training.tumors import absent_in
 
     with console.progress("Loading the weights") as progress:
         if scans is not None and store is None:
             cases = labelled_cases(scans)
         elif store is not None and scans is None:
-            cases = stored_cases(store, splits=splits)
+            cases = stored_cases(store, splits=splits, absent=partial(absent_in, None))
         else:
             raise InputError("held-out scans are in one place", mend="Give either --scans or --store.")
         card = calibrate(

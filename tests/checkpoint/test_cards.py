@@ -39,3 +39,17 @@ def test_points_come_back_from_json_as_they_were():
 def test_points_that_make_no_sense_are_refused(points):
     with pytest.raises(ValidationError):
         Card.model_validate(FIELDS | {"operating_points": points})
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, {"Hepatic Vessel Tumor"}),  # the liver hosts them
+        ({"organs": ("Liver", "Pancreas")}, {"Hepatic Vessel Tumor", "Pancreas Tumor"}),
+        ({"stage": 1, "tumors": ()}, set()),
+        ({"readings": {"deviation": False}}, set()),
+        ({"method": "universal"}, set()),
+    ],
+)
+def test_weights_answer_for_unlabelled_kinds_whose_main_host_they_know_if_they_can_tell_any_tumor(changes, names):
+    assert {one.name for one in Card.model_validate(FIELDS | changes).unseen} == names

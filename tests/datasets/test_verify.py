@@ -676,3 +676,13 @@ def test_bowel_full_of_contrast_is_no_spine_in_front():
     assert content._spine_in_front(hu[:, ::-1], body, affine) > 50
     hu[30:50, 50:62, :14] = 450  # drunk contrast: dense things lie 15 mm in front of the middle
     assert content._spine_in_front(hu, body, affine) is None
+
+
+def test_kidneys_behind_the_middle_tell_that_dense_bowel_is_no_spine():
+    mask = np.zeros((40, 40, 20), bool)
+    mask[5:35, 5:35] = True
+    body, affine = content.Body(mask, None, flanks=False), np.diag([3.0, 3.0, 3.0, 1.0])
+    both = ("Right Kidney", "Left Kidney")
+    assert content._kidneys_behind({both: np.array([60.0, 36.0, 30.0])}, body, affine)  # the body's middle is at 58.5
+    assert not content._kidneys_behind({both: np.array([60.0, 80.0, 30.0])}, body, affine)
+    assert not content._kidneys_behind({("Liver",): np.array([60.0, 36.0, 30.0])}, body, affine)

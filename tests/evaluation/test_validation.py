@@ -1,5 +1,7 @@
 """Weights on held-out scans."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,27 @@ def test_calibrate_refuses_weights_without_tumors_and_cases_without_their_tumors
 def test_a_card_of_other_weights_is_not_put_beside_them(weights):
     with pytest.raises(WeightsError, match="other weights"):
         checkpoint.replace_card(weights, a_card(sha256="0" * 64))
+
+
+def test_kinds_without_labels_get_a_threshold_by_false_lesions_alone_from_scans_that_are_known_to_lack_them(cases):
+    card, vessel = a_card(), find("hepatic vessel tumor")
+    assert vessel in card.unseen
+    case = replace(cases[0].read(), absent=frozenset({vessel.id}))
+    findings = look_at(case, KnowsDensity(), card, CPU, card.unseen)
+    assert list(findings.unseen) == [vessel.name]  # of the others nobody knows whether they are there
+    point = validation.Validation.of([findings]).points[vessel.name]
+    assert (point.sensitivity, point.false_lesions, point.lesions, point.searched) == (None, 0.0, 0, True)
+
+
+def test_only_the_last_look_at_weights_asks_for_kinds_without_labels(cases, monkeypatch):
+    asked = []
+
+    def looked(case, network, card, runtime, kinds=()):
+        asked.append(tuple(kinds))
+        return validation.CaseFindings({}, {})
+
+    monkeypatch.setattr(validation, "look_at", looked)
+    validate(KnowsDensity(), a_card(), cases, CPU)
+    assert asked == [()] * 4
+    validate(KnowsDensity(), a_card(), cases, CPU, unseen=True)
+    assert asked[4:] == [a_card().unseen] * 4

@@ -9,6 +9,7 @@ from torch import nn
 
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.inference import Segmenter
+from dsmseg.inference.choosing import choose_classes
 from dsmseg.taxonomy import find
 from dsmseg.volume import read_scan
 
@@ -123,7 +124,7 @@ def test_restricted_classes_are_the_full_result_without_the_others(make_network,
 
 @pytest.mark.parametrize("classes", [["pancreas"], "liver, pancreas", ["tumors"]])
 def test_a_class_that_the_weights_do_not_know_is_told_with_those_they_know(make_network, make_card, classes):
-    with pytest.raises(InputError, match="They know: Spleen, Liver, Aorta"):
+    with pytest.raises(InputError, match="They answer for: Spleen, Liver, Aorta"):
         Segmenter(make_network(), make_card(), device="cpu", classes=classes)
 
 
@@ -281,3 +282,15 @@ def test_memory_that_runs_out_is_told(make_card, phantom, write_scan):
 
     with pytest.raises(InputError, match="memory ran out for this scan"):
         Segmenter(TooLarge(), make_card(), device="cpu")(write_scan(phantom()))
+
+
+def test_a_kind_without_labels_is_looked_for_by_its_name_alone_and_the_record_says_so(make_network, make_card, phantom):
+    card = make_card(stage=2, tumors=["Liver Tumor"])
+    vessel = "Hepatic Vessel Tumor"
+    assert vessel in {one.name for one in card.unseen}
+    usual = choose_classes(card, None)
+    assert vessel not in {one.name for one in usual.classes}
+    assert [one.name for one in choose_classes(card, "tumors").classes] == ["Liver Tumor"]
+    asked = choose_classes(card, f"liver, {vessel}")
+    assert [one.name for one in asked.classes] == ["Liver", vessel]
+    assert [one.id for one in asked.classes] == sorted(one.id for one in asked.classes)

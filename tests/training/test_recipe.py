@@ -124,3 +124,21 @@ def test_whatever_is_changed_is_accepted_or_refused_in_one_line(tmp_path_factory
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017
         assert "mutated.yaml" in str(error)  # noqa: PT017
+
+
+def test_a_stage_freezes_its_own_parts_beside_those_of_the_recipe(stored_recipe) -> None:
+    recipe = load_recipe(stored_recipe, ["freeze=[presence_head]", "stage_2.freeze=[backbone, organ_decoder]"])
+    assert recipe.frozen(1) == {"presence_head"}
+    assert recipe.frozen(2) == {"presence_head", "backbone", "organ_decoder"}
+
+
+def test_a_stage_that_freezes_all_of_its_parts_is_refused(stored_recipe) -> None:
+    parts = "backbone, organ_decoder, organ_head, presence_head"
+    assert load_recipe(stored_recipe, [f"stage_2.freeze=[{parts}]"]).frozen(1) == frozenset()
+    with pytest.raises(InputError, match="Stage 1 nothing to learn"):
+        load_recipe(stored_recipe, [f"stage_1.freeze=[{parts}]"])
+
+
+def test_some_phase_of_contrast_is_drawn(recipe_file) -> None:
+    with pytest.raises(InputError, match=r"patch.phases are all 0"):
+        load_recipe(recipe_file, ["patch.phases=[0, 0, 0]"])

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 from dsmseg import __version__
 from dsmseg.baselines import Method
 from dsmseg.model import Ablation, Prompt, Readings
-from dsmseg.taxonomy import ORGANS, TUMORS
+from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hounsfield = Annotated[float, Field(allow_inf_nan=False)]
@@ -111,6 +111,16 @@ class Card(BaseModel):
         if any(low >= high for low, high in self.hu_windows):
             raise ValueError("a HU window must be (low, high) with low < high")
         return self
+
+    @property
+    def unseen(self) -> tuple[StructureClass, ...]:
+        """The kinds of tumor that the weights answer for though no label ever showed them.
+
+        Those whose main host they know; none for weights without the branch that tells what looks like any tumor.
+        """
+        answers = self.method == "dsm" and self.stage == 2 and self.readings.deviation
+        others = [one for one in TUMORS if one.name not in self.tumors]
+        return tuple(one for one in others if answers and one.hosts[0] in self.organs)
 
     def point(self, tumor: str) -> OperatingPoint:
         """Give the operating point of a tumor."""

@@ -1,6 +1,6 @@
 """Cases with their labels, whole: of data sets as they unpack, on the scan's own grid, or of a store, as prepared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from dsmseg.datasets.layout import CaseFiles
 from dsmseg.datasets.loading import load_case
 from dsmseg.datasets.protocols import choose_cases
 from dsmseg.datasets.splits import Protocol as SplitProtocol
-from dsmseg.datasets.store import Store, StoredCase
+from dsmseg.datasets.store import CaseRecord, Store, StoredCase
 from dsmseg.datasets.verification.content import find_body
 from dsmseg.errors import InputError
 from dsmseg.volume import Grid, Volume, resample
@@ -24,10 +24,14 @@ _BODY_MM = 3.0  # fine enough to find the body's middle
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A scan in RAS, and what is known of its voxels, on the same grid."""
+    """A scan in RAS, and what is known of its voxels, on the same grid.
+
+    absent: ids of kinds of tumor that are not labelled, and are known to be nowhere in the scan.
+    """
 
     image: Volume
     labels: ClassLabels
+    absent: frozenset[int] = frozenset()
 
 
 class LabelledCase(Protocol):
@@ -71,9 +75,10 @@ class ScanCase:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCase:
-    """A case of a store. Its HU are clipped to the store's window."""
+    """A case of a store. Its HU are clipped to the store's window. ``absent`` as in `Labelled`."""
 
     stored: StoredCase
+    absent: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:
@@ -89,7 +94,8 @@ class PreparedCase:
         record = self.stored.record
         affine = np.array(record.affine)
         image = Volume(self.stored.image[:].astype(np.float32), affine, Grid(record.shape, affine))
-        return Labelled(image, ClassLabels(self.stored.codes[:], record.sets, record.annotated, record.merged))
+        labels = ClassLabels(self.stored.codes[:], record.sets, record.annotated, record.merged)
+        return Labelled(image, labels, self.absent)
 
 
 def labelled_cases(folder: Path) -> list[LabelledCase]:
@@ -101,8 +107,20 @@ def labelled_cases(folder: Path) -> list[LabelledCase]:
     return [ScanCase(case, found.description) for found in choose_datasets(folder) for case in found.cases]
 
 
-def stored_cases(store: Path, *, protocol: SplitProtocol = "paper", splits: Path | None = None) -> list[LabelledCase]:
+def _nothing_absent(_: CaseRecord) -> frozenset[int]:
+    return frozenset()
+
+
+def stored_cases(
+    store: Path,
+    *,
+    protocol: SplitProtocol = "paper",
+    splits: Path | None = None,
+    absent: Callable[[CaseRecord], frozenset[int]] = _nothing_absent,
+) -> list[LabelledCase]:
     """Find the cases that a store's splits have for validation; ``splits`` and ``protocol`` as for `choose_cases`.
+
+    ``absent`` tells which kinds of tumor (ids) a case is known to lack.
 
     Raises:
         InputError: the folder is no store, the file no table of splits, or there is no such case.
@@ -111,7 +129,7 @@ def stored_cases(store: Path, *, protocol: SplitProtocol = "paper", splits: Path
     if not found:
         what, mend = "holds no case for validation", "Give splits that have such a part, or scans with label maps."
         raise InputError(what, where=store, mend=mend)
-    return [PreparedCase(one) for one in found]
+    return [PreparedCase(one, absent(one.record)) for one in found]
 
 
 def spread(cases: Sequence[LabelledCase], count: int | None) -> list[LabelledCase]:

@@ -18,6 +18,9 @@ FALSE_PER_SCAN = 0.5
 LEAST_SENSITIVITY, AT_MOST_FALSE = 0.5, 1.0
 """A class is searched if so many of its lesions are found at so many false lesions a scan."""
 
+FALSE_OF_UNSEEN = 1.0
+"""The same of kinds that were never labelled: nothing tells what they find, so that they may err more often."""
+
 LEAST_DIAMETERS_MM = (0, 4, 6, 8, 10)
 """Of a ball with the least volume: the steps at which reports of nodules begin (4, 6, 8: Lung-RADS; 10: RECIST 1.1)."""
 LEAST_VOLUMES_ML = tuple(pi / 6 * (one / 10) ** 3 for one in LEAST_DIAMETERS_MM)

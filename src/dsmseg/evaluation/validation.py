@@ -19,25 +19,31 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card, OperatingPoint
-from dsmseg.datasets.labelled import Labelled, LabelledCase
+from dsmseg.datasets.labelled import Labelled, LabelledCase, spread
 from dsmseg.datasets.labelling import class_table
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.evaluation.candidates import Candidates, find_candidates, joined
 from dsmseg.evaluation.operating_points import (
     AT_MOST_FALSE,
+    FALSE_OF_UNSEEN,
     FALSE_PER_SCAN,
+    LEAST_VOLUMES_ML,
     best,
     operating_point,
     outcomes,
+    point_without_lesions,
     sensitivity_at,
 )
 from dsmseg.evaluation.overlap import count_overlap
 from dsmseg.inference.runtime import Runtime, choose_runtime
 from dsmseg.inference.working_maps import WorkingMaps, working_maps
-from dsmseg.taxonomy import by_id, find
+from dsmseg.taxonomy import StructureClass, by_id, find
 from dsmseg.volume import Volume, resample_onto
 
 Value = TypeVar("Value")
+
+MOST_FOR_UNSEEN = 12
+"""Cases that kinds without any label are computed on: many kinds, of which false lesions alone are counted."""
 
 Progress = Callable[[int, int], None]
 """Is called with (cases done, cases in all)."""
@@ -50,10 +56,12 @@ class CaseFindings:
     Attributes:
         organs: Dice of what the reference shows, by name; both sides of an organ where it merges them.
         tumors: candidates of each class that the reference annotates, by name.
+        unseen: of each kind that no label showed the weights and that the scan is known to lack, by name.
     """
 
     organs: dict[str, float]
     tumors: dict[str, Candidates]
+    unseen: dict[str, Candidates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,10 @@ class Validation:
         candidates = {name: joined(ones) for name, ones in _by_name(one.tumors for one in findings).items()}
         tumors = {name: _figures(one) for name, one in candidates.items() if one.lesions}
         points = {name: operating_point(one, false_per_scan) for name, one in candidates.items()}
+        unseen = {name: joined(ones) for name, ones in _by_name(one.unseen for one in findings).items()}
+        points |= {
+            name: point_without_lesions(one, FALSE_OF_UNSEEN, LEAST_VOLUMES_ML[-1]) for name, one in unseen.items()
+        }
         return cls(len(findings), organs, tumors, points)
 
     @property
@@ -124,6 +136,7 @@ def validate(
     cases: Sequence[LabelledCase],
     runtime: Runtime,
     *,
+    unseen: bool = False,
     progress: Progress | None = None,
 ) -> Validation:
     """Segment and measure the cases.
@@ -133,6 +146,7 @@ def validate(
         card: of the weights.
         cases: held-out, with labels.
         runtime: device and precision.
+        unseen: kinds that no label showed the weights are computed too, on some of the cases, for their points.
         progress: is called after each case.
 
     Raises:
@@ -140,8 +154,10 @@ def validate(
     """
     placed = convert_conv3d_weight_memory_format(network.to(runtime.device).eval(), torch.channels_last_3d)
     findings = []
+    asked = {id(case) for case in spread(cases, MOST_FOR_UNSEEN)} if unseen else set()
     for done, case in enumerate(cases, start=1):
-        findings.append(look_at(case.read(), placed, card, runtime))
+        kinds = card.unseen if id(case) in asked else ()
+        findings.append(look_at(case.read(), placed, card, runtime, kinds))
         if progress is not None:
             progress(done, len(cases))
     return Validation.of(findings)
@@ -163,7 +179,9 @@ def calibrate(
     if not loaded.card.tumors:
         mend = "Name weights of a Stage 2."
         raise WeightsError("knows no tumor, so there is nothing to choose", where=loaded.path, mend=mend)
-    found = validate(checkpoint.network(loaded), loaded.card, cases, choose_runtime(device), progress=progress)
+    found = validate(
+        checkpoint.network(loaded), loaded.card, cases, choose_runtime(device), unseen=True, progress=progress
+    )
     if not found.points:
         what = f"none of the {len(cases)} cases annotates a tumor that the weights know"
         raise InputError(what, where=loaded.path, mend=f"They know: {', '.join(loaded.card.tumors)}.")
@@ -172,9 +190,12 @@ def calibrate(
     return card
 
 
-def look_at(case: Labelled, network: nn.Module, card: Card, runtime: Runtime) -> CaseFindings:
-    """Segment and measure one case."""
-    maps = working_maps(network, card, case.image, runtime)
+def look_at(
+    case: Labelled, network: nn.Module, card: Card, runtime: Runtime, kinds: Sequence[StructureClass] = ()
+) -> CaseFindings:
+    """Segment and measure one case. ``kinds``: of `Card.unseen`; those that the scan lacks are looked for."""
+    lacking = [one for one in kinds if one.id in case.absent]
+    maps = working_maps(network, card, case.image, runtime, unseen=lacking)
     reference = _Reference.on(maps, case)
     organs = {name: value for name, value in _organ_dice(maps, reference, card) if value is not None}
     tumors = {
@@ -182,7 +203,9 @@ def look_at(case: Labelled, network: nn.Module, card: Card, runtime: Runtime) ->
         for name, scores in maps.tumors.items()
         if find(name).id in reference.annotated
     }
-    return CaseFindings(organs, tumors)
+    voxel_ml = maps.grid.voxel_volume_ml
+    unseen = {one.name: find_candidates(maps.tumors[one.name], None, voxel_ml) for one in lacking}
+    return CaseFindings(organs, tumors, unseen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

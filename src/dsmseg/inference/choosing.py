@@ -23,7 +23,8 @@ class Choice:
 
     Attributes:
         known_organs: organs that the weights know.
-        known_tumors: tumors that the weights know.
+        known_tumors: tumors that the weights know, from labels.
+        unseen_tumors: that no label showed them, and that they answer for nevertheless (`Card.unseen`).
         classes: what was asked for.
         stage: of the weights.
         points: operating points of tumors, by name; one without is labelled above 0.5.
@@ -33,6 +34,7 @@ class Choice:
     known_tumors: tuple[StructureClass, ...]
     classes: tuple[StructureClass, ...]
     stage: int
+    unseen_tumors: tuple[StructureClass, ...] = ()
     points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
     @property
@@ -99,12 +101,12 @@ class Choice:
 
     def only(self, classes: Collection[StructureClass]) -> "Choice":
         """Ask for these instead."""
-        known = self.known_organs + self.known_tumors
-        return replace(self, classes=tuple(one for one in known if one in classes))
+        known = self.known_organs + self.known_tumors + self.unseen_tumors
+        return replace(self, classes=tuple(sorted((one for one in known if one in classes), key=lambda one: one.id)))
 
     def restrict(self, labels: UInt8[NDArray[np.uint8], "x y z"]) -> UInt8[NDArray[np.uint8], "x y z"]:
         """Set to 0 what was not asked for."""
-        if len(self.classes) == len(self.known_organs) + len(self.known_tumors):
+        if set(self.classes).issuperset(self.known_organs + self.known_tumors):
             return labels
         kept = np.zeros(256, dtype=np.uint8)
         for one in self.classes:
@@ -113,32 +115,34 @@ class Choice:
 
 
 def everything(card: Card) -> Choice:
-    """Ask for all classes that weights know, tumors above 0.5, whatever the operating points on the card say."""
+    """Ask for all classes that weights know from labels, tumors above 0.5, whatever the card's operating points say."""
     organs = tuple(organ for organ in ORGANS if organ.name in card.organs)
     tumors = tuple(tumor for tumor in TUMORS if tumor.name in card.tumors)
-    return Choice(organs, tumors, organs + tumors, card.stage)
+    return Choice(organs, tumors, organs + tumors, card.stage, card.unseen)
 
 
 def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
     """Read ``classes``, names or groups, or one comma-separated text; of a group, the classes that the card names.
 
-    Tumors that the card says are not to be searched are left out where nothing was asked for.
+    A group means what labels taught the weights; a kind that none did is looked for by its name. Where nothing was asked
+    for, tumors that the card says are not to be searched are left out too.
 
     Raises:
         InputError: nothing is called so, or the weights do not know it.
     """
     choice = replace(everything(card), points=card.operating_points)
-    known = choice.classes
+    known = choice.classes + choice.unseen_tumors
     if classes is None:
-        return choice.only([one for one in known if choice.point(one).searched])
+        return choice.only([one for one in choice.classes if choice.point(one).searched])
     text = classes if isinstance(classes, str) else ",".join(classes)
     asked: set[StructureClass] = set()
     for part in [part for part in re.split("[,;]", text) if part.strip()] or [text]:
-        found = set(find_all(part)) & set(known)
+        meant = set(find_all(part))
+        found = meant.intersection(choice.classes) or meant.intersection(choice.unseen_tumors)
         if not found:
             raise InputError(
                 f"the weights {card.name!r} do not know {part.strip()!r}",
-                mend=f"They know: {', '.join(one.name for one in known)}.",
+                mend=f"They answer for: {', '.join(one.name for one in known)}.",
             )
         asked |= found
     return choice.only(asked)

@@ -211,6 +211,7 @@ class Segmenter:
             "body_ml": round(int(frame.body.sum()) * frame.grid.voxel_volume_ml, 1),
             "tumors": choice.tumor_search,
             "not_searched": choice.left_out,
+            "never_labelled": [one.name for one in choice.unseen_tumors if one in choice.classes],
         }
 
 

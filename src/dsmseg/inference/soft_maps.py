@@ -27,9 +27,11 @@ Map = Float32[NDArray[np.float32], "x y z"]
 
 ANY_TUMOR = "any tumor"
 
-UnseenRule = Literal["any-query", "same-kind", "any-tumor"]
+IN_HOSTS = "any tumor, in its hosts"
+
+UnseenRule = Literal["in-hosts", "any-query", "same-kind", "any-tumor"]
 """How DSM answers for a class that it was not trained for; `soft_maps` says how each does."""
-UNSEEN: UnseenRule = "any-query"
+UNSEEN: UnseenRule = "in-hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,11 @@ def soft_maps(
         classes: of the taxonomy.
         overlap: as for `Segmenter`.
         device: as for `Segmenter`.
-        unseen: "any-query" is the one that fits the class's prompt best in this scan (Eq. 20); "same-kind" the
-            same among the tumors' for a tumor, the organs' for an organ; "any-tumor" the most probable tumor of a
-            trained kind, which it always is where weights have no text alignment or no query of the kind.
+        unseen: "in-hosts" is what looks like any tumor in and near the class's hosts, by weights that can tell
+            (`Card.unseen`), and "any-query" by others. "any-query" is the one that fits the class's prompt best in this
+            scan (Eq. 20); "same-kind" the same among the tumors' for a tumor, the organs' for an organ; "any-tumor" the
+            most probable tumor of a trained kind, which it always is where weights have no text alignment or no query
+            of the kind.
     """
     runtime = choose_runtime(device)
     network = network.to(runtime.device)
@@ -83,14 +87,15 @@ def soft_maps(
         return SlidingWindow(network, frame.hu, frame.body, tiling, runtime)
 
     known = tuple(one for one in CLASSES if one.name in card.organs or one.name in card.tumors)
-    unknown = [one for one in classes if one not in known]
+    in_hosts = set(card.unseen) if unseen == "in-hosts" else set()
+    unknown = [one for one in classes if one not in known and one not in in_hosts]
     answering: dict[str, StructureClass | None] = {one.name: one for one in classes}
     if card.method == "dsm" and unknown:
         alignment = getattr(network, "text_alignment", None)
         answering |= dict.fromkeys((one.name for one in unknown), None)
         if isinstance(alignment, TextAlignment) and unseen != "any-tumor":
             first = window(_tiling(card, overlap, (), ()))
-            answering |= _best_queries(unknown, known, alignment, first, any_kind=unseen == "any-query")
+            answering |= _best_queries(unknown, known, alignment, first, any_kind=unseen != "same-kind")
     sources = {one for one in answering.values() if one is not None}
     trained = [one for one in known if one.kind == "tumor"]
     asks_any = None in answering.values() and bool(trained)
@@ -116,7 +121,8 @@ def soft_maps(
         {name: restored(any_tumor if source is None else by_class[source]) for name, source in answering.items()},
         restored(*anomaly_map(frame, claims, trained_organs)),
         restored(fields[-1]),
-        {one.name: _told(network, one, answering[one.name]) for one in unknown},
+        {one.name: _told(network, one, answering[one.name]) for one in unknown}
+        | {one.name: IN_HOSTS for one in classes if one in in_hosts},
     )
 
 

@@ -3,6 +3,7 @@
 The scan goes the way that `Segmenter` takes it, up to labels; there is no way back to the scan's own grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from dsmseg.inference.framing import frame_body
 from dsmseg.inference.layers import Layers
 from dsmseg.inference.runtime import Runtime
 from dsmseg.inference.windows import DEFAULT_OVERLAP
+from dsmseg.taxonomy import StructureClass
 from dsmseg.volume import Grid, Volume, bounding_box
 
 LEAST_PROBABILITY = 2.0**-8
@@ -40,7 +42,13 @@ class WorkingMaps:
 
 
 def working_maps(
-    network: nn.Module, card: Card, volume: Volume, runtime: Runtime, *, overlap: float = DEFAULT_OVERLAP
+    network: nn.Module,
+    card: Card,
+    volume: Volume,
+    runtime: Runtime,
+    *,
+    overlap: float = DEFAULT_OVERLAP,
+    unseen: Sequence[StructureClass] = (),
 ) -> WorkingMaps:
     """Give what weights say of a scan.
 
@@ -50,8 +58,10 @@ def working_maps(
         volume: the scan.
         runtime: device and precision.
         overlap: as for `Segmenter`.
+        unseen: of `Card.unseen`, kinds that are computed beside.
     """
-    frame, choice = frame_body(volume, card.spacing_mm, card.window), everything(card)
+    frame, known = frame_body(volume, card.spacing_mm, card.window), everything(card)
+    choice = known.only([*known.classes, *unseen])
     layers = Layers(choice, frame, frame.grid)
     scores = np.zeros((len(choice.tumors), *frame.grid.shape[::-1]), np.float16)
     for slab in SlidingWindow(network, frame.hu, frame.body, choice.tiling(card, overlap), runtime):

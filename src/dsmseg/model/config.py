@@ -30,6 +30,7 @@ class Readings:
     background_queries: that compete with the organ queries for voxels. The letter: none.
     response: how Eq. 9 is read. The letter: "printed".
     center_text: the mean class prompt is subtracted from the prompts (Eq. 20). The letter: it is not.
+    deviation: Stage 2 also sees how far voxels are from their organ's center (`DeviationBranch`). The letter: no.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # no field: pydantic reads it
@@ -38,9 +39,10 @@ class Readings:
     background_queries: int = 8
     response: Response = "balanced"
     center_text: bool = True
+    deviation: bool = True
 
 
-LITERAL = Readings(half_masks=False, background_queries=0, response="printed", center_text=False)
+LITERAL = Readings(half_masks=False, background_queries=0, response="printed", center_text=False, deviation=False)
 """The equations to the letter."""
 
 

@@ -15,7 +15,7 @@ F^_4 is the embedding and, beside it, the decoder's map at stride 2 (``MaskHead`
 The drawing with shapes, and what each row of Table 5 replaces: docs/model.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from torch.nn import functional
 from dsmseg.model.anomaly_prompt import anomaly_score, deviation_scores
 from dsmseg.model.config import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
+from dsmseg.model.deviation_branch import DeviationBranch, Deviations
 from dsmseg.model.features import Backbone, PixelFeatures
 from dsmseg.model.kmax_mamba import KMaxMambaDecoder, OrganAnswers
 from dsmseg.model.mask_head import MaskHead
@@ -34,6 +35,9 @@ from dsmseg.model.query_classification import Proposals, QueryClassification, cl
 from dsmseg.model.query_refinement import QueryRefinementDecoder, RefinedQueries
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.model.text_alignment import TextAlignment
+
+REACH = 3
+"""Voxels around a host, 9 mm at 3 mm: a tumor at its surface is partly outside of its mask."""
 
 
 class DSMOutput(NamedTuple):
@@ -48,6 +52,8 @@ class DSMOutput(NamedTuple):
         probability that the tumor is in the patch at all.
     tumor_presence: logits of that, ``(batch, tumor)``; None in Stage 1.
     tumor_responses: of the tumor queries, ``(batch, tumor, x_i, y_i, z_i)`` logits at strides 8 and 4; none in Stage 1.
+    any_tumor: how much a voxel looks like a tumor, of whatever organ, ``(batch, x_2, y_2, z_2)`` logits at stride 2;
+        None without the branch that tells it. In evaluation mode, it answers for kinds that were never labelled.
     log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1 and in
         rows 1 and 5 of Table 5.
     proposals: in rows 1 and 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and
@@ -64,10 +70,16 @@ class DSMOutput(NamedTuple):
     background: Sequence[Float[Tensor, "batch background x_i y_i z_i"]] = ()
     tumor_presence: Float[Tensor, "batch tumor"] | None = None
     tumor_responses: Sequence[Float[Tensor, "batch tumor x_i y_i z_i"]] = ()
+    any_tumor: Float[Tensor, "batch x_2 y_2 z_2"] | None = None
 
 
 class DSM(nn.Module):
-    """Stage 1, and Stage 2 where its decoder is given."""
+    """Stage 1, and Stage 2 where its decoder is given.
+
+    Attributes:
+        unseen: indices of tumors that were never labelled, each with the indices of its host organs: in evaluation mode
+            they are answered by what looks like any tumor, in and near a host.
+    """
 
     def __init__(
         self,
@@ -79,6 +91,7 @@ class DSM(nn.Module):
         tumor_decoder: QueryRefinementDecoder | None = None,
         tumor_head: MaskHead | None = None,
         tumor_presence_head: nn.Module | None = None,
+        deviation_branch: DeviationBranch | None = None,
         text_alignment: TextAlignment | None = None,
         query_classification: QueryClassification | None = None,
     ) -> None:
@@ -90,6 +103,8 @@ class DSM(nn.Module):
         self.tumor_decoder = tumor_decoder
         self.tumor_head = tumor_head
         self.tumor_presence_head = tumor_presence_head
+        self.deviation_branch = deviation_branch
+        self.unseen: Mapping[int, Sequence[int]] = {}
         self.text_alignment = text_alignment
         self.query_classification = query_classification
 
@@ -105,10 +120,39 @@ class DSM(nn.Module):
         finest = features.half if reads_half else features.embedding
         by_deviation = self.tumor_decoder.points_to == "deviation"
         scores = deviation_scores(image, organs.responses) if by_deviation else anomalies
-        refined = self.tumor_decoder(features.levels, organs.queries, scores, finest)
+        levels: Sequence[Tensor] = features.levels
+        seen: Deviations | None = None
+        if self.deviation_branch is not None:
+            with torch.no_grad():
+                found = self.organ_head(organs.queries, features)
+            seen = self.deviation_branch(features, image, found)
+            levels = seen.levels
+        refined = self.tumor_decoder(levels, organs.queries, scores, finest)
         features = features._replace(**{"half" if reads_half else "embedding": refined.finest})
         output = self._organs(organs, refined.organs, features, anomalies)
-        return self._with_tumors(output, refined, features)
+        if seen is None:
+            return self._with_tumors(output, refined, features)
+        # Tumors read it beside what organs read at stride 2.
+        half = [features.half, seen.half.to(features.half.dtype)] if reads_half else [seen.half]
+        output = self._with_tumors(output, refined, features._replace(half=torch.cat(half, dim=1)))
+        output = output._replace(any_tumor=seen.any_tumor)
+        return output if self.training else self._answered_for(output, found)
+
+    def _answered_for(self, output: DSMOutput, organ_logits: Float[Tensor, "batch organ x y z"]) -> DSMOutput:
+        """Let the logits of any tumor, in and near a kind's hosts, stand for those of kinds that were never labelled.
+
+        No label teaches their queries, so that to the letter these answer by chance (docs/decisions/0040).
+        """
+        if not self.unseen or output.tumor_logits is None or output.any_tumor is None:
+            return output
+        logits = output.tumor_logits.clone()
+        x, y, z = logits.shape[2:]
+        for tumor, hosts in self.unseen.items():
+            host = organ_logits[:, list(hosts)].amax(dim=1, keepdim=True)
+            near = functional.max_pool3d(host, 2 * REACH, stride=2, padding=REACH - 1, ceil_mode=True)
+            answer = torch.minimum(output.any_tumor[:, None], near)
+            logits[:, tumor] = functional.interpolate(answer, scale_factor=2, mode="nearest")[:, 0, :x, :y, :z]
+        return output._replace(tumor_logits=logits)
 
     def _organs(
         self,
@@ -180,14 +224,12 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         reading=config.readings.response,
     )
     half_channels = backbone.half_channels if config.readings.half_masks else 0
-    mask_head = partial(
-        MaskHead, width=width, embedding_channels=backbone.embedding_channels, half_channels=half_channels
-    )
+    mask_head = partial(MaskHead, width=width, embedding_channels=backbone.embedding_channels)
     stage_1 = partial(
         DSM,
         backbone=backbone,
         organ_decoder=organ_decoder,
-        organ_head=mask_head(),
+        organ_head=mask_head(half_channels=half_channels),
         presence_head=_presence_head(width),
     )
     if config.stage == 1:
@@ -203,8 +245,19 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         mask_prompt=config.mask_prompt,
         prompt=config.prompt,
     )
+    branch = None
+    if config.readings.deviation:
+        branch = DeviationBranch(
+            windows=config.input_channels,
+            level_channels=backbone.level_channels,
+            half_channels=backbone.half_channels,
+        )
     stage_2 = partial(
-        stage_1, tumor_decoder=tumor_decoder, tumor_head=mask_head(), tumor_presence_head=_presence_head(width)
+        stage_1,
+        tumor_decoder=tumor_decoder,
+        tumor_head=mask_head(half_channels=half_channels + (branch.channels if branch else 0)),
+        tumor_presence_head=_presence_head(width),
+        deviation_branch=branch,
     )
     if not config.text_alignment:
         return stage_2(query_classification=QueryClassification(width=width, classes=config.organs + config.tumors))

@@ -4,7 +4,7 @@ Unknown is not background: only classes that a scan's data set annotates enter a
 exactly zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -184,6 +184,34 @@ def background_loss(
         terms = functional.binary_cross_entropy_with_logits(strongest, 1.0 - occupancy, reduction="none")
         total = total + (known * terms).sum() / known.sum().clamp(min=1.0)
     return total / len(background)
+
+
+def any_tumor_loss(
+    any_tumor: Float[Tensor, "batch x_2 y_2 z_2"], labels: PartialLabels, hosts: Mapping[int, Sequence[int]]
+) -> Float[Tensor, ""]:
+    """Supervise what looks like a tumor, of whatever organ: in hosts of annotated kinds, their tumors against the rest.
+
+    Cross-entropy; the voxels of tumors, and those of hosts without, count alike. Elsewhere nothing is known: what lies
+    in other organs may be a tumor of a kind that the scan does not annotate.
+
+    Args:
+        any_tumor: logits at stride 2.
+        labels: of all classes.
+        hosts: of each kind of tumor, the organs it lies in; indices of classes.
+    """
+    total = any_tumor.new_zeros((), dtype=torch.float32)
+    count = 0
+    for item, logits in enumerate(any_tumor.float()):
+        kinds = [kind for kind in hosts if labels.annotated[item, kind]]
+        if not kinds:
+            continue
+        count += 1
+        organs = [organ for kind in kinds for organ in hosts[kind] if labels.annotated[item, organ]]
+        tumor, host = (labels.masks[item, which].any(0)[None, None].float() for which in (kinds, kinds + organs))
+        marked, known = (functional.avg_pool3d(one, 2, ceil_mode=True)[0, 0] for one in (tumor, host))
+        for weight, terms in ((marked, functional.softplus(-logits)), (known - marked, functional.softplus(logits))):
+            total = total + (weight * terms).sum() / weight.sum().clamp(min=1.0)
+    return total / max(1, count)
 
 
 def _occupancies(

@@ -29,23 +29,26 @@ class Look:
     seeds: tuple[int, int, int, int]
 
 
-def draw_look(random: Generator, phase: str | None = None) -> Look:
+def draw_look(random: Generator, phase: str | None = None, shares: tuple[float, float, float] = (1, 1, 1)) -> Look:
     """Draw how one patient looks: a mean HU for each tissue, walls, contents, vessels.
 
     Args:
         random: the stream of chance.
         phase: native, arterial or venous; "mixed" ignores phases; None draws one of the three, or mixed one time in
             six, so that no network learns to expect them.
+        shares: how often each of the three is drawn, relative to the others.
     """
     if phase is None:
-        phase = PHASES[int(random.integers(3))] if random.random() > 1 / 6 else "mixed"
+        chosen = float(random.random()) * sum(shares)
+        index = int(np.searchsorted(np.cumsum(shares)[:2], chosen, side="right"))
+        phase = PHASES[index] if random.random() > 1 / 6 else "mixed"
     anatomy = phantom_anatomy()
     table = np.zeros((256, _ROWS), np.float32)
     table[0, 0] = AIR
     drank = bool(random.random() < 0.25)  # positive oral contrast
     for tissue, members in _members().items():
-        chosen = int(random.integers(3)) if phase == "mixed" else PHASES.index(phase)
-        table[members] = _row(tissue, anatomy.structures[members[0]], chosen, drank, random)
+        of_phase = int(random.integers(3)) if phase == "mixed" else PHASES.index(phase)
+        table[members] = _row(tissue, anatomy.structures[members[0]], of_phase, drank, random)
     return Look(phase, table, (seed_of(random), seed_of(random), seed_of(random), seed_of(random)))
 
 

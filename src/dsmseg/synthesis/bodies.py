@@ -74,6 +74,7 @@ class PatchPlan:
     near: tuple[int, ...] = ()  # ids of organs that some patches lie near, such as hosts of tumors
     near_share: float = 0.0  # how often that is so; the others lie near any organ
     truncation: float = 0.0  # how often the scan is a thin slab: its first and last slice repeated, as in inference
+    phases: tuple[float, float, float] = (1, 1, 1)  # of contrast, how often each is drawn: native, arterial, venous
 
 
 def read_body(
@@ -205,7 +206,7 @@ def _painted(
         edges[upper] |= differ
     # A voxel at the surface lies half a voxel deep on average.
     depth = ndimage.distance_transform_edt(~edges, sampling=plan.spacing).astype(np.float32) + 0.5 * plan.spacing
-    image = paint(structures, depth, _height(structures), frame, draw_look(random))
+    image = paint(structures, depth, _height(structures), frame, draw_look(random, shares=plan.phases))
     settings = scanner.draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
     return torch.from_numpy(scanner.scan(image, frame, settings))
 

@@ -60,9 +60,10 @@ def draw_phantom(plan: PatchPlan, random: Generator) -> Sample:
     pose = draw_pose(seed_of(random), turn=warp.rotation / 1.6, bend=0.6 * warp.elastic, matrix=shape)
     frame = _frame(plan, pose.matrix, Trunk(patient).put(_place(plan, random)), random)
     canvas = draw_body(patient, frame, pose)
-    image = paint(canvas.structures, canvas.depth, canvas.height, frame, draw_look(random))
+    look = draw_look(random, shares=plan.phases)
+    image = paint(canvas.structures, canvas.depth, canvas.height, frame, look)
     settings = draw_scanner(random, float(random.uniform(0.8, 1.8)) * plan.spacing)
-    settings = replace(settings, noise=settings.noise * float(random.uniform(0.3, 1.2)))
+    settings = replace(settings, noise=settings.noise * float(random.uniform(0.5, 1.7)))
     image = scan(image, frame, settings) * np.float32(random.uniform(0.95, 1.05)) + np.float32(random.uniform(-12, 12))
     anatomy = phantom_anatomy()
     sample = Sample(

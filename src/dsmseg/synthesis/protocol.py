@@ -4,8 +4,8 @@ Each is like a public data set: it annotates the same classes, merges the same s
 training. What differs, and all numbers, is in ``protocol.toml``. The plan of a case follows from the benchmark's scale
 and seed, its data set and its number alone; no body is in two benchmarks, since another scale splits otherwise.
 
-Tumors are stratified: in every part the cases take the kind's variants in turn, and each variant the bins of diameter
-in turn, so that no part tests or trains on what the other never shows.
+Tumors are stratified: in every part the cases share out the kind's variants in proportion to how often these occur, and
+each variant takes the bins of diameter in turn, so that no part tests or trains on what the other never shows.
 """
 
 import hashlib
@@ -220,10 +220,24 @@ def _plan(one: VirtualSet, number: int, place: _Place, scale: str, seed: int) ->
 def _stratum(tumor: str, grown: int, random: Generator) -> tuple[str, float]:
     """Give the variant and the diameter in mm of a part's case with tumors, ``grown`` of which come before it."""
     variants = variants_of(find(tumor))
-    number = grown % len(variants)
+    number, before = _turn([one.weight for one in variants], grown)
     bins = diameter_bins(variants[number].diameter[2:])
-    low, high = bins[(grown // len(variants) + number) % len(bins)]  # neighbors in turn begin at other bins
+    low, high = bins[(before + number) % len(bins)]  # neighbors in turn begin at other bins
     return variants[number].name, round(low * (high / low) ** float(random.random()), 3)
+
+
+def _turn(weights: Sequence[float], place: int) -> tuple[int, int]:
+    """Share out places in proportion to ``weights``: give whose a place is, and how many it has before that one.
+
+    Each place goes to the one that is furthest behind its share, so that any row of places, from the first on, is in
+    proportion as nearly as whole numbers can be.
+    """
+    shares, taken = [one / sum(weights) for one in weights], [0] * len(weights)
+    for count in range(1, place + 2):
+        behind = [share * count - has for share, has in zip(shares, taken, strict=True)]
+        chosen = behind.index(max(behind))
+        taken[chosen] += 1
+    return chosen, taken[chosen] - 1
 
 
 def diameter_bins(possible: Sequence[float]) -> list[tuple[float, float]]:

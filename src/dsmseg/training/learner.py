@@ -56,7 +56,7 @@ class Learner:
         self.schedule = Schedule.of(stage, data.epoch(recipe.batch.size))
         torch.manual_seed(recipe.seed + number)
         self.network = _build(recipe, number, data)
-        for part in recipe.freeze:
+        for part in recipe.frozen(number):
             if (frozen := getattr(self.network, part)) is not None:
                 frozen.requires_grad_(False)
         network: nn.Module = self.network
@@ -183,7 +183,7 @@ class Learner:
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()
         for name, part in self.network.named_children():
-            if name in self.recipe.freeze:
+            if name in self.recipe.frozen(self.number):
                 part.eval()
         if cooling:
             for layer in self.network.modules():

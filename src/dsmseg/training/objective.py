@@ -11,6 +11,7 @@ from dsmseg.model.hungarian_matching import hungarian_loss
 from dsmseg.model.losses import (
     MaskReadings,
     PartialLabels,
+    any_tumor_loss,
     background_loss,
     mask_loss,
     part_of,
@@ -18,7 +19,10 @@ from dsmseg.model.losses import (
     response_loss,
     soft_dice,
 )
+from dsmseg.taxonomy import CLASSES, TUMORS, find
 from dsmseg.training.recipe import Loss
+
+_HOSTS = {CLASSES.index(tumor): [CLASSES.index(find(name)) for name in tumor.hosts] for tumor in TUMORS}
 
 
 def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
@@ -28,7 +32,8 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     tumors and of up to 25 organs. In Stage 2 the target of the cross-entropy is diag(p) Y (§ 4.2.4); where there is no
     text alignment (Table 5, rows 1 and 5), mask is that of matched queries, organs and tumors together. response: each
     level's organ response, and that of the background queries; tumor_response: the tumors' at strides 8 and 4.
-    presence, tumor_presence: is the class in the patch at all (§ 4.1.2). alignment: -log p of Eq. 20.
+    presence, tumor_presence: is the class in the patch at all (§ 4.1.2). any_tumor: what looks like a tumor of whatever
+    organ. alignment: -log p of Eq. 20.
 
     Args:
         output: of the network.
@@ -49,6 +54,8 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
         by_tumors = response_loss(output.tumor_responses, tumors, **readings(weights, weights.tumor_share))
         terms["tumor_response"] = weights.tumor * weights.response * by_tumors
         terms["tumor_presence"] = weights.tumor * weights.presence * presence_loss(output.tumor_presence, tumors)
+    if output.any_tumor is not None:
+        terms["any_tumor"] = weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS)
     if weights.alignment and output.log_probability is not None:
         log_p = output.log_probability.diagonal(dim1=1, dim2=2)
         known = labels.annotated
@@ -71,6 +78,7 @@ def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[s
         "presence": among_organs,
         "tumor_response": everywhere - among_organs,
         "tumor_presence": everywhere - among_organs,
+        "any_tumor": int(labels.annotated[:, organs:].any(1).sum()),
         "alignment": int(labels.annotated.sum()),
         "query_distribution": len(labels.masks),
     }

@@ -23,7 +23,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 STAGE_1_PARTS = ("backbone", "organ_decoder", "organ_head", "presence_head")
-PARTS = (*STAGE_1_PARTS, "tumor_decoder", "tumor_head", "text_alignment")
+STAGE_2_PARTS = ("tumor_decoder", "tumor_head", "tumor_presence_head", "deviation_branch", "text_alignment")
+PARTS = (*STAGE_1_PARTS, *STAGE_2_PARTS)
 BASELINE_PARTS = ("backbone",)
 
 
@@ -187,7 +188,9 @@ NO_AUGMENTATION = AugmentationRange(
 class Patch(_Section):
     """Size in voxels, spacing in mm, and how bodies and phantoms are deformed: degrees, relative size, mm.
 
-    truncation: how often a patch of them is a thin slab, from step ``truncation_from`` on.
+    truncation: how often a patch of them is a thin slab, from step ``truncation_from`` on. phases: how often they are
+    drawn without contrast, in the arterial and in the venous phase, relative to each other; most tumors show best in
+    one of them.
     """
 
     size: tuple[Side, Side, Side] = (64, 64, 64)
@@ -198,6 +201,13 @@ class Patch(_Section):
     elastic: NotNegative = 6.0
     truncation: Fraction = 0.0
     truncation_from: Natural = 0
+    phases: tuple[NotNegative, NotNegative, NotNegative] = (1, 1, 1)
+
+    @model_validator(mode="after")
+    def _has_a_phase(self) -> Self:
+        if not sum(self.phases):
+            raise ValueError("patch.phases are all 0: give at least one phase of contrast a share")
+        return self
 
 
 class Batch(_Section):
@@ -237,6 +247,8 @@ class Loss(_Section):
     organ_share, tumor_share: in the cross-entropy, the voxels of a class that is in a patch weigh as if they filled at
     least this share of it; 0 is the letter. A tumor of 1 cm fills a thousandth of a patch (docs/decisions/0027).
 
+    any_tumor: of what tells how much a voxel looks like a tumor of whatever organ, beside the tumors' masks.
+
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
     without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
     """
@@ -250,6 +262,7 @@ class Loss(_Section):
     dice_over: Literal["batch", "patch"] = "batch"
     organ_share: Fraction = 0.0
     tumor_share: Fraction = 0.1
+    any_tumor: NotNegative = 4.0
     responds_to: Literal["organ", "healthy"] = "organ"
 
 
@@ -259,6 +272,8 @@ class Stage(_Section):
     clip_norm: of the whole gradient; 12 is nnU-Net's.
     cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
+    freeze: parts that keep their weights in this stage, beside those of the recipe. Stage 2 then leaves to organs what
+    Stage 1 has learned, and a step takes less than half of the time.
     """
 
     length: HowLong
@@ -269,6 +284,7 @@ class Stage(_Section):
     weight_decay: NotNegative = 1e-2
     clip_norm: Positive = 12.0
     average: Fraction = 0.999
+    freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
@@ -421,16 +437,17 @@ class Recipe(_Section):
             raise ValueError(f"method {self.method} has one stage, stage_2: leave stage_1 out (stage_1=null)")
         if self.method == "sml" and self.start is None:
             raise ValueError("method sml measures the logits of trained swin_unetr weights: name them as start")
-        if strange := set(self.freeze) - set(BASELINE_PARTS):
+        named = set(self.freeze).union(*(stage.freeze for _, stage in self.stages))
+        if strange := named - set(BASELINE_PARTS):
             raise ValueError(f"method {self.method} has no part '{min(strange)}' to freeze")
 
     def _check_what_learns(self) -> None:
         for number, parts in ((1, STAGE_1_PARTS), (2, PARTS)):
-            if number in dict(self.stages) and set(parts) <= set(self.freeze):
+            if number in dict(self.stages) and set(parts) <= self.frozen(number):
                 raise ValueError(f"freeze leaves Stage {number} nothing to learn")
         taught = self.loss.certainty == "learned" or self.loss.alignment > 0
         aligns = self.method == "dsm" and self.reads_text
-        if aligns and not taught and "text_alignment" not in self.freeze:
+        if aligns and not taught and "text_alignment" not in self.frozen(2):
             told = f"loss.certainty = {self.loss.certainty} leaves nothing that teaches text_alignment"
             raise ValueError(f"{told}: give loss.alignment a weight, or freeze it")
 
@@ -467,6 +484,10 @@ class Recipe(_Section):
             raise ValueError(
                 "a patch of 32 x 32 x 32 is one voxel at stride 32, too few to normalize: take a larger one"
             )
+
+    def frozen(self, number: Literal[1, 2]) -> frozenset[str]:
+        """Give the parts that keep their weights in a stage."""
+        return frozenset(self.freeze).union(dict(self.stages)[number].freeze)
 
     def learned(self) -> frozenset[int]:
         """Give the ids of the classes that are learned, of those that are annotated."""

@@ -156,7 +156,7 @@ def _drawn(recipe: Recipe, plan: TumorPlan | None) -> DrawnPatches:
     ]
     patch = recipe.patch
     warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
-    full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp)
+    full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp, phases=patch.phases)
     if plan is not None and recipe.tumors is not None:
         hosts = {find(name).id for kind in plan.kinds for name in kind.hosts}
         full = replace(full, near=tuple(sorted(hosts)), near_share=recipe.tumors.near)

@@ -5,6 +5,7 @@ training are touched: a run learns the same with and without validation.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dsmseg.datasets.labelled import LabelledCase, labelled_cases, spread, store
 from dsmseg.evaluation.validation import Validation, validate
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.training.recipe import Recipe
+from dsmseg.training.tumors import absent_in
 
 _TRIED, _HELD_OUT, _SCORE = "validation", "held-out cases", "score"
 
@@ -37,7 +39,8 @@ def open_held_out(recipe: Recipe) -> list[LabelledCase]:
     if store is None:
         raise ValueError("a recipe's validation names scans or a store")
     splits = None if store.splits is None else recipe.data / store.splits
-    return stored_cases(recipe.data / store.path, protocol=store.protocol, splits=splits)
+    absent = partial(absent_in, store)
+    return stored_cases(recipe.data / store.path, protocol=store.protocol, splits=splits, absent=absent)
 
 
 def best_of(weights: Path) -> Path:
@@ -94,13 +97,15 @@ class Validator:
         for path in (weights, self._best):
             if path.exists():
                 loaded = checkpoint.load(path)
-                found = self._look(loaded.state, loaded.card, self.cases)
+                found = self._look(loaded.state, loaded.card, self.cases, unseen=True)
                 checkpoint.replace_card(path, found.on(_with_figures(loaded.card, _HELD_OUT, found)))
 
-    def _look(self, state: dict[str, Tensor], card: Card, cases: list[LabelledCase]) -> Validation:
+    def _look(
+        self, state: dict[str, Tensor], card: Card, cases: list[LabelledCase], *, unseen: bool = False
+    ) -> Validation:
         with torch.random.fork_rng(devices=[]):  # a network draws its first weights, which no run is to notice
             network = checkpoint.network(Checkpoint(card, state, self._best))
-        return validate(network, card, cases, self.runtime)
+        return validate(network, card, cases, self.runtime, unseen=unseen)
 
 
 def _with_figures(card: Card, name: str, found: Validation) -> Card:

@@ -1,6 +1,6 @@
 """What the voxels of a case tell: labels that nobody declared, intensities that are no HU, a body that is mirrored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,8 +106,9 @@ def _wrong_directions(case: LoadedCase, description: Description, body: Body) ->
         _, y, z = (np.array(body.mask.shape) - 1) / 2
         middle = float((affine @ [body.middle, y, z, 1])[0])
     told = misplaced(centers, middle)
-    # Where no two organs tell, bones and lungs do.
-    if not can_tell(centers, 1) and (front := _spine_in_front(case.image.array, body, affine)):
+    # Where no two organs tell, bones and lungs do; contrast in the bowel, though, is as dense as bone.
+    untold = not can_tell(centers, 1) and not _kidneys_behind(centers, body, affine)
+    if untold and (front := _spine_in_front(case.image.array, body, affine)):
         told.append(f"front and back are exchanged: the spine lies {front:.0f} mm in front of the body's middle")
     if not can_tell(centers, 2) and _lungs_below(case.image.array, body.mask):
         told.append("top and bottom are exchanged: the lungs lie at the scan's lower end")
@@ -135,6 +136,15 @@ def _center(mask: Mask) -> NDArray[np.float64]:
         profile = mask.sum(tuple(other for other in range(3) if other != axis))
         center.append(profile @ np.arange(len(profile)) / profile.sum())
     return np.array(center)
+
+
+def _kidneys_behind(centers: Mapping[Classes, NDArray[np.float64]], body: Body, affine: NDArray[np.float64]) -> bool:
+    """Tell whether kidneys are labelled and lie behind the body's middle, as they do in every body."""
+    kidneys = [center[1] for classes, center in centers.items() if set(classes) <= {"Right Kidney", "Left Kidney"}]
+    if not kidneys or not body.mask.any():
+        return False
+    middle = affine[:3, :3] @ _center(body.mask) + affine[:3, 3]
+    return bool(max(kidneys) < middle[1])
 
 
 def _spine_in_front(hu: Hu, body: Body, affine: NDArray[np.float64]) -> float | None:

@@ -1,0 +1,140 @@
+"""What Stage 2 sees beside the backbone's maps: how far each voxel is from the center of the organ that explains it.
+
+"Out-of-distribution regions within organs" (§ 1, § 4.2.1). A tumor is told from its organ by what the organ looks like
+in this very scan, which a network of convolutions would first have to gather from all of the organ. Here it is gathered
+for it: organ queries say where an organ is, and its center is subtracted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsmseg.model.attention import START_SCALE
+from dsmseg.model.features import PixelFeatures
+from dsmseg.model.pointwise import PointwiseConvolution
+
+_UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visible tumor differs by
+_MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
+_CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
+_LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means nothing
+
+
+@torch.no_grad()
+def center_deviations(
+    image: Float[Tensor, "batch window x y z"], organ_logits: Float[Tensor, "batch organ x y z"]
+) -> Float[Tensor, "batch window_and_inside x y z"]:
+    """Give each voxel's signed distance from the center of its organ, in every HU window, and whether it is in one.
+
+    A voxel belongs to the organ whose mask claims it most; what none claims has no distance. An organ's center is the
+    median of what it claims in this patch. Distances are in tenths of a HU window, cut at 3. Organs are taken at full
+    resolution: a voxel of the surface is half fat, and with its place known it is not taken for a dark tumor.
+
+    Args:
+        image: the network's input, HU windows scaled to [0, 1].
+        organ_logits: of the organs' masks.
+    """
+    image = image.float()
+    claim, owner = organ_logits.max(dim=1)
+    claimed = claim > 0
+    centers = _centers(image, torch.where(claimed, owner, -1), organ_logits.shape[1])
+    own = centers.gather(2, owner.flatten(1)[:, None].expand(-1, image.shape[1], -1)).view_as(image)
+    inside = claimed[:, None] & own.isfinite()
+    deviation = ((image - own) / _UNIT).clamp_(-_MOST, _MOST).masked_fill_(~inside, 0.0)
+    return torch.cat([deviation, inside[:, :1].float()], dim=1)
+
+
+def _centers(
+    image: Float[Tensor, "batch window x y z"], owner: Int[Tensor, "batch x y z"], organs: int
+) -> Float[Tensor, "batch window organ"]:
+    """Give the median, over voxels of stride 4, of what each organ claims; no number where that is too little."""
+    values = functional.avg_pool3d(image, 4, ceil_mode=True).flatten(2)
+    centers = image.new_full((*image.shape[:2], organs), torch.nan)
+    shown = torch.bincount(owner.flatten() + 1, minlength=organs + 1)[1:]
+    for organ in shown.nonzero().flatten().tolist():
+        share = functional.avg_pool3d((owner == organ).float()[:, None], 4, ceil_mode=True).flatten(2)
+        core = share > _CLAIMED
+        enough = core.sum(2) >= _LEAST_VOXELS
+        median = values.masked_fill(~core, torch.nan).nanmedian(dim=2).values
+        centers[:, :, organ] = torch.where(enough, median, torch.nan)
+    return centers
+
+
+class DeviationBranch(nn.Module):
+    """A small U-Net, of strides 2, 4 and 8, that looks at `center_deviations`.
+
+    Its map at stride 2 is read by the masks of tumors, and F_3 and F_4 gain those at strides 8 and 4. It tells beside
+    how much a voxel looks like a tumor, of whatever organ: what kinds are answered by that no label ever showed. It has
+    no normalization: what comes in has a scale of its own. What the levels gain begins near zero, so that Stage 2
+    begins with what Stage 1 has learned.
+    """
+
+    channels = 24
+    """Of the map at stride 2; twice as many at strides 4 and 8."""
+
+    def __init__(self, *, windows: int, level_channels: Sequence[int], half_channels: int) -> None:
+        """Build for images of so many HU ``windows``, and for the levels, deepest first, and the map at stride 2."""
+        super().__init__()
+        fine, coarse = self.channels, 2 * self.channels
+        self.sees = _convolution(2 * windows + 1, fine, stride=2)
+        self.knows = PointwiseConvolution(half_channels, fine, kernel_size=1)
+        self.at_2 = _Block(fine, fine)
+        self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
+        self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
+        self.up_to_4 = PointwiseConvolution(coarse, coarse, kernel_size=1)
+        self.up_to_2 = PointwiseConvolution(coarse, fine, kernel_size=1)
+        self.back_at_4, self.back_at_2 = _Block(coarse, coarse), _Block(fine, fine)
+        self.any_tumor = PointwiseConvolution(fine, 1, kernel_size=1)
+        self.to_levels = nn.ModuleList(
+            PointwiseConvolution(coarse, channels, kernel_size=1) for channels in level_channels[-2:]
+        )
+        with torch.no_grad():
+            for parameter in self.to_levels.parameters():
+                parameter.mul_(START_SCALE)
+
+    def forward(
+        self,
+        features: PixelFeatures,
+        image: Float[Tensor, "batch window x y z"],
+        organ_logits: Float[Tensor, "batch organ x y z"],
+    ) -> "Deviations":
+        """Return what the branch sees of an ``image`` and its ``features``, with the masks of Stage 1's organs."""
+        seen = torch.cat([center_deviations(image, organ_logits).to(image.dtype), image], dim=1)
+        half = self.at_2(functional.relu(self.sees(seen) + self.knows(features.half)))
+        quarter = self.at_4(half)
+        eighth = self.at_8(quarter)
+        quarter = self.back_at_4(quarter + _upsample(self.up_to_4(eighth), quarter))
+        half = self.back_at_2(half + _upsample(self.up_to_2(quarter), half))
+        levels = list(features.levels)
+        for place, project, gained in zip((-2, -1), self.to_levels, (eighth, quarter), strict=True):
+            levels[place] = levels[place] + project(gained)
+        return Deviations(levels, half, self.any_tumor(half)[:, 0])
+
+
+class Deviations(NamedTuple):
+    """What `DeviationBranch` sees.
+
+    levels: F_1..F_4 with what it adds to F_3 and F_4. half: its map at stride 2. any_tumor: logits at stride 2.
+    """
+
+    levels: list[Float[Tensor, "batch channel_i x_i y_i z_i"]]
+    half: Float[Tensor, "batch channel x_2 y_2 z_2"]
+    any_tumor: Float[Tensor, "batch x_2 y_2 z_2"]
+
+
+class _Block(nn.Sequential):
+    """A convolution and what it fires at."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__(_convolution(inputs, outputs, stride=stride), nn.ReLU(inplace=True))
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Conv3d:
+    return nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+def _upsample(feature: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(feature, size=like.shape[2:], mode="nearest")

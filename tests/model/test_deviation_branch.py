@@ -1,0 +1,141 @@
+"""How far each voxel is from the center of its organ, and what Stage 2 makes of it."""
+
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+
+from dsmseg.model import PRESETS, Readings, build
+from dsmseg.model.deviation_branch import DeviationBranch, center_deviations
+from dsmseg.model.features import PixelFeatures
+from dsmseg.model.losses import PartialLabels, any_tumor_loss
+
+SIDE = 32
+LIVER, SPLEEN = 1, 4
+
+
+def two_organs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Give an image with two organs, of 0.6 and 0.3, side by side along x with a gap, and their logits."""
+    image = torch.full((1, 1, SIDE, SIDE, SIDE), 0.1)
+    image[:, :, :12], image[:, :, 20:] = 0.6, 0.3
+    logits = torch.full((1, 6, SIDE, SIDE, SIDE), -4.0)
+    logits[:, LIVER, :12], logits[:, SPLEEN, 20:] = 3.0, 2.0
+    return image, logits
+
+
+def test_a_voxel_deviates_from_the_center_of_the_organ_that_claims_it_in_tenths_of_the_window():
+    image, logits = two_organs()
+    image[:, :, 4:6, 4:6, 4:6] = 0.45  # a dark lesion in the first
+    image[:, :, 26:28, 4:6, 4:6] = 0.42  # a bright one in the second
+    deviation, inside = center_deviations(image, logits)[0]
+    assert float(deviation[5, 5, 5]) == pytest.approx(-1.5, abs=1e-5)
+    assert float(deviation[27, 5, 5]) == pytest.approx(1.2, abs=1e-5)
+    assert abs(float(deviation[0, 0, 0])) < 1e-5
+    assert inside[5, 5, 5] == inside[27, 5, 5] == 1
+
+
+def test_what_no_organ_claims_has_no_distance_and_what_is_far_is_cut():
+    image, logits = two_organs()
+    image[:, :, :2, :2, :2] = 0.0
+    deviation, inside = center_deviations(image, logits)[0]
+    assert not inside[12:20].any()
+    assert not deviation[12:20].any()
+    assert float(deviation[0, 0, 0]) == -3.0  # six tenths below the center
+
+
+def test_of_two_organs_the_one_that_claims_more_explains_a_voxel_not_the_one_that_looks_more_like_it():
+    image, logits = two_organs()
+    image[:, :, 8:10] = 0.3  # in the liver, but as bright as the spleen
+    logits[:, SPLEEN, 8:10] = 1.0
+    deviation, _ = center_deviations(image, logits)[0]
+    assert float(deviation[9, 0, 0]) == pytest.approx(-3.0)
+
+
+def test_a_center_is_of_the_core_of_an_organ_so_a_thick_rind_of_fat_does_not_move_it():
+    image, logits = two_organs()
+    logits[:, LIVER, 12:13] = 3.0  # the mask has a layer of what is not liver
+    deviation, inside = center_deviations(image, logits)[0]
+    assert inside[12, 0, 0] == 1
+    assert abs(float(deviation[0, 0, 0])) < 1e-5
+
+
+def test_an_organ_of_a_few_voxels_has_no_center():
+    image, logits = two_organs()
+    logits[:, LIVER], logits[:, SPLEEN] = -4.0, -4.0
+    logits[:, LIVER, :4, :4, :4] = 3.0  # one voxel of stride 4
+    assert not center_deviations(image, logits).any()
+
+
+def test_each_case_of_a_batch_is_explained_by_its_own_organs():
+    image, logits = two_organs()
+    brighter = image + 0.2
+    both = center_deviations(torch.cat([image, brighter]), torch.cat([logits, logits]))
+    torch.testing.assert_close(both[0], both[1], atol=1e-5, rtol=0)
+
+
+def test_the_branch_adds_little_to_the_levels_at_first_and_every_parameter_learns():
+    torch.manual_seed(0)
+    image, logits = two_organs()
+    levels = tuple(torch.randn(1, 8, *[SIDE // stride] * 3) for stride in (32, 16, 8, 4))
+    features = PixelFeatures(levels, torch.randn(1, 4, *[SIDE // 2] * 3), image)
+    branch = DeviationBranch(windows=1, level_channels=(8, 8, 8, 8), half_channels=4)
+    seen = branch(features, image, logits)
+    assert [one.shape for one in seen.levels] == [one.shape for one in levels]
+    assert seen.half.shape == (1, branch.channels, *[SIDE // 2] * 3)
+    for own, gained, changes in zip(levels, seen.levels, (False, False, True, True), strict=True):
+        difference = (own - gained).abs().max()
+        assert (0 < difference < 0.1) if changes else difference == 0
+    sum(one.square().mean() for one in (*seen.levels, seen.half, seen.any_tumor)).backward()
+    assert all(bool(one.grad.any()) for one in branch.parameters())
+
+
+def labelled(organ: int, tumor: int) -> PartialLabels:
+    """Label an organ over half of a patch, with a tumor in it."""
+    masks = torch.zeros(1, 6, 8, 8, 8, dtype=torch.bool)
+    masks[0, organ, :4] = True
+    masks[0, tumor, :2, :2, :2] = True
+    annotated = torch.zeros(1, 6, dtype=torch.bool)
+    annotated[0, [organ, tumor]] = True
+    return PartialLabels(masks, annotated)
+
+
+def test_any_tumor_learns_in_hosts_of_annotated_kinds_alone_and_both_sides_count_alike():
+    labels, hosts = labelled(0, 3), {3: [0], 4: [1]}
+    logits = torch.zeros(1, 4, 4, 4, requires_grad=True)
+    loss = any_tumor_loss(logits, labels, hosts)
+    assert loss.item() == pytest.approx(2 * log(2))  # tumor and host: log 2 each
+    loss.backward()
+    assert float(logits.grad[0, 0, 0, 0]) == pytest.approx(-0.5)  # the one voxel of stride 2 that is tumor
+    assert float(logits.grad[0, :2].clamp(min=0).sum()) == pytest.approx(0.5)
+    assert not logits.grad[0, 2:].any()  # beyond the host nothing is known
+
+
+def test_any_tumor_learns_nothing_where_no_kind_is_annotated():
+    labels = labelled(0, 3)
+    unknown = replace(labels, annotated=torch.zeros_like(labels.annotated))
+    assert float(any_tumor_loss(torch.randn(1, 4, 4, 4), unknown, {3: [0]})) == 0
+
+
+def test_kinds_without_labels_are_answered_by_what_looks_like_any_tumor_near_their_hosts():
+    torch.manual_seed(0)
+    config = replace(PRESETS["small"], organs=6, tumors=3)
+    network = build(config, torch.randn(9, config.text_width)).eval()
+    image = torch.rand(1, 2, 64, 64, 32)
+    with torch.no_grad():
+        own = network(image)
+        network.unseen = {2: [LIVER, SPLEEN]}
+        answered = network(image)
+    torch.testing.assert_close(answered.tumor_logits[:, :2], own.tumor_logits[:, :2], rtol=0, atol=0)
+    told = answered.tumor_logits[:, 2, ::2, ::2, ::2]
+    assert bool((told <= own.any_tumor).all())  # where no host is near, less
+    assert not torch.equal(answered.tumor_logits[:, 2], own.tumor_logits[:, 2])
+    network.train()
+    assert bool(network(image).any_tumor.isfinite().all())
+
+
+def test_without_the_reading_there_is_no_branch():
+    config = replace(PRESETS["small"], readings=Readings(deviation=False))
+    network = build(config, torch.randn(45, config.text_width))
+    assert network.deviation_branch is None
+    assert network(torch.rand(1, 2, 64, 64, 32)).any_tumor is None
