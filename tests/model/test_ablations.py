@@ -10,7 +10,7 @@ from torch.nn import functional
 from dsmseg.model import DSM, PRESETS, TABLE_5, DSMConfig, DSMOutput, build
 from dsmseg.model.hungarian_matching import hungarian_loss
 from dsmseg.model.kmax_mamba import MaskTransformerBlock
-from dsmseg.model.losses import PartialLabels, background_loss, mask_loss, presence_loss, response_loss
+from dsmseg.model.losses import PartialLabels, any_tumor_loss, background_loss, mask_loss, presence_loss, response_loss
 from dsmseg.model.query_classification import QueryClassification, class_masks
 from dsmseg.model.query_refinement import ProjectedFeature, QueryRefinementBlock
 
@@ -46,6 +46,9 @@ def training_loss(output: DSMOutput, config: DSMConfig) -> Tensor:
     if output.tumor_presence is not None:
         tumors = PartialLabels(labels.masks[:, config.organs :], labels.annotated[:, config.organs :])
         loss = loss + presence_loss(output.tumor_presence, tumors) + response_loss(output.tumor_responses, tumors)
+    if output.any_tumor is not None:
+        hosts = {config.organs + tumor: [tumor] for tumor in range(config.tumors)}
+        loss = loss + any_tumor_loss(output.any_tumor, labels, hosts)
     if output.proposals is not None:
         return loss + hungarian_loss(output.proposals, labels)
     if output.tumor_logits is None or output.log_probability is None:

@@ -169,14 +169,16 @@ def test_the_network_from_queries_responses_and_maps_on(row):
     sizes = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2)]
     levels = [torch.randn(1, 8, *size, dtype=torch.float64) for size in sizes]
     responses = [torch.randn(1, 2, *size, dtype=torch.float64) for size in sizes]
-    queries, embedding = torch.randn(1, 2, 8, dtype=torch.float64), torch.randn(1, 2, 2, 2, 3, dtype=torch.float64)
-    half = torch.randn(1, 8, 1, 1, 2, dtype=torch.float64)
+    queries, embedding = torch.randn(1, 2, 8, dtype=torch.float64), torch.randn(1, 2, 4, 4, 4, dtype=torch.float64)
+    half = torch.randn(1, 8, 2, 2, 2, dtype=torch.float64)
+    image = torch.rand(1, 2, 4, 4, 4, dtype=torch.float64)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         network.backbone = Given(PixelFeatures(tensors[:4], tensors[4], tensors[5]))
         network.organ_decoder = Given(OrganAnswers(tensors[6], list(tensors[7:]), []))
-        output = network(torch.zeros(1))
-        parts = [output.presence, output.anomaly, *output.responses, *output.tumor_responses]
+        output = network(image)
+        parts = [output.presence, output.anomaly, *output.responses, *output.tumor_responses, output.any_tumor]
+        parts = [part for part in parts if part is not None]
         if output.proposals is not None:
             return *parts, *output.proposals
         parts += [output.organ_logits, output.tumor_logits]

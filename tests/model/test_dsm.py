@@ -67,7 +67,7 @@ def test_stage_1_weights_fit_into_stage_2() -> None:
     first = network_of(replace(SMALL, stage=1)).state_dict()
     missing, unexpected = network_of(SMALL).load_state_dict(first, strict=False)
     assert unexpected == []
-    added = ("tumor_decoder.", "tumor_head.", "tumor_presence_head.", "text_alignment.")
+    added = ("tumor_decoder.", "tumor_head.", "tumor_presence_head.", "deviation_branch.", "text_alignment.")
     assert all(name.startswith(added) for name in missing)
 
 
@@ -127,14 +127,16 @@ def test_the_dqr_decoder_gets_every_level_the_organ_queries_of_stage_1_and_every
     def remember(name: str) -> Callable[..., None]:
         return lambda _, given, result: seen.update({name: (given, result)})
 
-    for name in ("backbone", "organ_decoder", "tumor_decoder"):
+    for name in ("backbone", "organ_decoder", "tumor_decoder", "deviation_branch"):
         getattr(network, name).register_forward_hook(remember(name))
     with torch.no_grad():
         network(torch.rand(2, 2, 32, 64, 32))
     levels, (queries, responses, _) = seen["backbone"][1].levels, seen["organ_decoder"][1]
     given_levels, given_queries, scores, finest = seen["tumor_decoder"][0]
     assert torch.equal(finest, seen["backbone"][1].half)
-    assert all(map(torch.equal, given_levels, levels))
+    gained = seen["deviation_branch"][1].levels
+    assert all(map(torch.equal, given_levels, gained))
+    assert all(map(torch.equal, gained[:2], levels[:2]))
     assert all(map(torch.equal, seen["organ_decoder"][0][0], levels))
     assert torch.equal(given_queries, queries)
     assert len(scores) == 4
