@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dsmseg.training.augmentation import draw_augmentation
-from dsmseg.training.recipe import AugmentationRange
+from dsmseg.training.data_settings import AugmentationRange
 
 from measuring import in_turns
 

@@ -40,8 +40,8 @@ from dsmseg.synthesis.tumors import insert_tumor  # noqa: E402
 from dsmseg.synthesis.tumors.kinds import tumor_class  # noqa: E402
 from dsmseg.synthesis.tumors.patches import TumorPlan  # noqa: E402
 from dsmseg.taxonomy import ORGANS, find  # noqa: E402
+from dsmseg.training.data_settings import AugmentationRange  # noqa: E402
 from dsmseg.training.patches import DrawnPatches, Source, StoredPatches  # noqa: E402
-from dsmseg.training.recipe import AugmentationRange  # noqa: E402
 from dsmseg.training.tumors import absent_in  # noqa: E402
 
 _WINDOWS = [(-175.0, 250.0), (-1000.0, 1000.0)]

@@ -9,7 +9,7 @@ from small_stores import store_case
 
 from dsmseg.datasets.patches import Draw, PatchDataset
 from dsmseg.training.augmentation import Augmentation, draw_augmentation
-from dsmseg.training.recipe import AugmentationRange
+from dsmseg.training.data_settings import AugmentationRange
 
 ALWAYS = AugmentationRange(rotation_chance=1, scale_chance=1, elastic_chance=1, brightness_chance=1, gamma_chance=1)
 SIZE = (24, 20, 16)

@@ -5,7 +5,7 @@ import torch
 
 from dsmseg.inference.runtime import Runtime
 from dsmseg.training import launching
-from dsmseg.training.recipe import Hardware
+from dsmseg.training.course_settings import Hardware
 
 
 @pytest.mark.parametrize(

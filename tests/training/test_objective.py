@@ -12,8 +12,8 @@ from dsmseg.model.losses import (
     presence_loss,
     response_loss,
 )
+from dsmseg.training.course_settings import Loss
 from dsmseg.training.objective import known_counts, losses
-from dsmseg.training.recipe import Loss
 
 ORGANS, TUMORS = 25, 20
 LETTER = {"dice_over": "patch", "organ_share": 0.0, "tumor_share": 0.0}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dsmseg.errors import InputError
 from dsmseg.training.reading import load_recipe
-from dsmseg.training.recipe import Length
+from dsmseg.training.settings import Length
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

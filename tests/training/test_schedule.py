@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from dsmseg.training.recipe import Stage
+from dsmseg.training.course_settings import Stage
 from dsmseg.training.schedule import Schedule
 
 

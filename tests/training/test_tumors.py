@@ -8,8 +8,8 @@ from small_stores import store_case
 from dsmseg.datasets.store import CaseRecord
 from dsmseg.synthesis.protocol import protocol
 from dsmseg.taxonomy import TUMORS, find
+from dsmseg.training.data_settings import Store
 from dsmseg.training.reading import load_recipe
-from dsmseg.training.recipe import Store
 from dsmseg.training.sources import drawn, loader, open_data
 from dsmseg.training.tumors import absent_in
 

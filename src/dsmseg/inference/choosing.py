@@ -124,8 +124,8 @@ def everything(card: Card) -> Choice:
 def choose_classes(card: Card, classes: str | Sequence[str] | None) -> Choice:
     """Read ``classes``, names or groups, or one comma-separated text; of a group, the classes that the card names.
 
-    A group means what labels taught the weights; a kind that none did is looked for by its name. Where nothing was asked
-    for, tumors that the card says are not to be searched are left out too.
+    A group means what labels taught the weights; a kind that none did is looked for by its name. Where nothing was
+    asked for, tumors that the card says are not to be searched are left out too.
 
     Raises:
         InputError: nothing is called so, or the weights do not know it.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsmseg.synthesis.noise import generator, seed_of, smooth_noise
 from dsmseg.training import kernels
-from dsmseg.training.recipe import AugmentationRange
+from dsmseg.training.data_settings import AugmentationRange
 
 Size = tuple[int, int, int]
 Codes = UInt[NDArray[np.unsignedinteger], "x y z"]

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from dsmseg.errors import InputError, OutputError
 from dsmseg.files import write_atomically
-from dsmseg.training.recipe import Reporting
+from dsmseg.training.course_settings import Reporting
 from dsmseg.training.state import Position
 
 Report = Callable[[dict[str, float], int], None]

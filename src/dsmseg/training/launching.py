@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsmseg.errors import InputError
 from dsmseg.inference.runtime import choose_runtime
-from dsmseg.training.recipe import Hardware
+from dsmseg.training.course_settings import Hardware
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

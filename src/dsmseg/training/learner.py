@@ -18,12 +18,13 @@ from dsmseg.model.kmax_mamba import QueryBlock
 from dsmseg.model.losses import PartialLabels
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.taxonomy import CLASSES
+from dsmseg.training.course_settings import Stage
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
 from dsmseg.training.objective import dice, known_counts, losses, readings
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
-from dsmseg.training.recipe import Recipe, Stage
+from dsmseg.training.recipe import Recipe
 from dsmseg.training.schedule import Schedule
 from dsmseg.training.sources import Data
 from dsmseg.training.state import (

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from dsmseg.baselines import StandardizedMaxLogits
+from dsmseg.training.course_settings import Stage
 from dsmseg.training.learner import Learner
 from dsmseg.training.patches import Batch
-from dsmseg.training.recipe import Recipe, Stage
+from dsmseg.training.recipe import Recipe
 from dsmseg.training.sources import Data
 
 if TYPE_CHECKING:

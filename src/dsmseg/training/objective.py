@@ -20,7 +20,7 @@ from dsmseg.model.losses import (
     soft_dice,
 )
 from dsmseg.taxonomy import CLASSES, TUMORS, find
-from dsmseg.training.recipe import Loss
+from dsmseg.training.course_settings import Loss
 
 _HOSTS = {CLASSES.index(tumor): [CLASSES.index(find(name)) for name in tumor.hosts] for tumor in TUMORS}
 

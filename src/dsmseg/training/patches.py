@@ -24,8 +24,8 @@ from dsmseg.synthesis.tumors.patches import LabelledPatch, TumorPlan, absent_kin
 from dsmseg.synthesis.warp import uniform
 from dsmseg.taxonomy import CLASSES
 from dsmseg.training.augmentation import draw_augmentation
+from dsmseg.training.data_settings import AugmentationRange
 from dsmseg.training.learning_patches import LearningPatch, mix
-from dsmseg.training.recipe import AugmentationRange
 
 BLOCK = 8  # draws that are used in turn, several times, before new ones are made
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dsmseg.training.recipe import Stage
+from dsmseg.training.course_settings import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from dsmseg.synthesis.tumors.nodules import read_nodules
 from dsmseg.synthesis.tumors.patches import TumorPlan
 from dsmseg.synthesis.warp import WarpRange
 from dsmseg.taxonomy import find
+from dsmseg.training.data_settings import NO_AUGMENTATION, healthy_organs
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
-from dsmseg.training.recipe import NO_AUGMENTATION, Recipe, healthy_organs
+from dsmseg.training.recipe import Recipe
 from dsmseg.training.tumors import absent_in
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from dsmseg.datasets.store import CaseRecord
 from dsmseg.synthesis.protocol import protocol
 from dsmseg.taxonomy import TUMORS, find
-from dsmseg.training.recipe import Store
+from dsmseg.training.data_settings import Store
 
 
 def absent_in(store: Store | None, record: CaseRecord) -> frozenset[int]:

@@ -14,7 +14,7 @@ from dsmseg.evaluation.bench.training_runs import Trainings, run_of
 from dsmseg.synthesis.protocol import plan_cases, protocol, split_rows, stages
 from dsmseg.taxonomy import find
 from dsmseg.training.reading import load_recipe
-from dsmseg.training.recipe import Length
+from dsmseg.training.settings import Length
 
 BENCH = Path(__file__).parents[3] / "src" / "dsmseg" / "evaluation" / "bench"
 
