@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from dsmseg import checkpoint
 from dsmseg.errors import InputError
 from dsmseg.evaluation.validation import Validation
 from dsmseg.training import validation
+from dsmseg.training.interruption import StoppedError
 from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
 from dsmseg.training.reading import load_recipe
@@ -50,7 +52,7 @@ def scores(monkeypatch):
     """Let each validation have the next of some scores, whatever the weights."""
     given: list[float] = []
 
-    def validate(network, card, cases, runtime):
+    def validate(network, card, cases, runtime, **_):
         return Validation(len(cases), organs={"Liver": given.pop(0)})
 
     monkeypatch.setattr(validation, "validate", validate)
@@ -126,7 +128,7 @@ def test_what_an_earlier_run_has_left_as_its_best_does_not_count_for_a_new_one(h
 def test_weights_are_tried_every_so_many_steps_on_so_many_cases(held_out, monkeypatch, tmp_path):
     seen = []
 
-    def validate(network, card, cases, runtime):
+    def validate(network, card, cases, runtime, **_):
         seen.append((card.figures["steps"], len(cases), network.training))
         return Validation(len(cases))
 
@@ -188,3 +190,19 @@ def test_validation_does_not_decide_what_is_learned_so_a_run_goes_on_with_anothe
 
 def test_the_best_lies_beside_the_last(tmp_path):
     assert best_of(tmp_path / "mini_stage_1.safetensors") == tmp_path / "mini_stage_1_best.safetensors"
+
+
+def test_who_is_asked_to_stop_while_the_last_weights_are_tried_stops_and_goes_on_there(held_out, monkeypatch, tmp_path):
+    recipe = load_recipe(held_out, ["stage_1.length=1 step", "stage_2=null", "validation={every: 0, cases: 1}"])
+
+    def interrupted(network, card, cases, runtime, *, unseen, progress):
+        signal.raise_signal(signal.SIGTERM)
+        progress(1, len(cases))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "validate", interrupted)
+        with pytest.raises(StoppedError, match="stopped after step 1 of 1"):
+            train(recipe, tmp_path / "run")
+    monkeypatch.setattr(validation, "validate", lambda network, card, cases, runtime, **_: Validation(len(cases)))
+    train(recipe, tmp_path / "run", resume=True)
+    assert checkpoint.verify(tmp_path / "run" / "stored.safetensors").figures["held-out cases"]["cases"] == 2

@@ -186,10 +186,14 @@ class _Run:
         card = describe(self.recipe, learner.number, data, steps=steps)
         last = learner.number == self.recipe.stages[-1][0]
 
+        def stop_if_asked(_done: int, _cases: int) -> None:
+            if self.interruption.asked:  # the state of the last step is saved: who goes on comes here again
+                raise self._stopped(learner, steps)
+
         def write() -> None:
             checkpoint.save(weights, state, card)
             if last:
-                self.validator.finish(weights)
+                self.validator.finish(weights, progress=stop_if_asked)
 
         self._first_alone(write)
         self.weights = weights

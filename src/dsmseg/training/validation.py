@@ -16,7 +16,7 @@ from dsmseg import checkpoint
 from dsmseg.checkpoint import Card, Checkpoint
 from dsmseg.checkpoint.storage import card_path
 from dsmseg.datasets.labelled import LabelledCase, labelled_cases, spread, stored_cases
-from dsmseg.evaluation.validation import Validation, validate
+from dsmseg.evaluation.validation import Progress, Validation, validate
 from dsmseg.inference.runtime import choose_runtime
 from dsmseg.training.recipe import Recipe
 from dsmseg.training.tumors import absent_in
@@ -85,8 +85,10 @@ class Validator:
             self._score = found.score
         return found.figures()
 
-    def finish(self, weights: Path) -> None:
+    def finish(self, weights: Path, *, progress: Progress | None = None) -> None:
         """Try the last weights and the best on all cases, and write figures and operating points on their cards.
+
+        ``progress`` is called after each case; what it raises ends this.
 
         Raises:
             InputError: a case cannot be read.
@@ -97,15 +99,21 @@ class Validator:
         for path in (weights, self._best):
             if path.exists():
                 loaded = checkpoint.load(path)
-                found = self._look(loaded.state, loaded.card, self.cases, unseen=True)
+                found = self._look(loaded.state, loaded.card, self.cases, unseen=True, progress=progress)
                 checkpoint.replace_card(path, found.on(_with_figures(loaded.card, _HELD_OUT, found)))
 
     def _look(
-        self, state: dict[str, Tensor], card: Card, cases: list[LabelledCase], *, unseen: bool = False
+        self,
+        state: dict[str, Tensor],
+        card: Card,
+        cases: list[LabelledCase],
+        *,
+        unseen: bool = False,
+        progress: Progress | None = None,
     ) -> Validation:
         with torch.random.fork_rng(devices=[]):  # a network draws its first weights, which no run is to notice
             network = checkpoint.network(Checkpoint(card, state, self._best))
-        return validate(network, card, cases, self.runtime, unseen=unseen)
+        return validate(network, card, cases, self.runtime, unseen=unseen, progress=progress)
 
 
 def _with_figures(card: Card, name: str, found: Validation) -> Card:
