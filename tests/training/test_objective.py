@@ -50,7 +50,7 @@ def test_tumors_count_as_much_as_organs_however_many_a_scan_tells_of() -> None:
     torch.testing.assert_close(terms["tumor_mask"], expected)
     assert known_counts(labels, ORGANS, matched=False) == {
         "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "tumor_response": 1, "tumor_presence": 1,
-        "alignment": 26, "query_distribution": 1,
+        "any_tumor": 1, "alignment": 26, "query_distribution": 1,
     }  # fmt: skip
     assert known_counts(labels, ORGANS, matched=True)["mask"] == 26
 
