@@ -17,8 +17,8 @@ ARTIFACTS = ("metal", "motion", "beam hardening")
 _FINE_MM, _AVERAGING = 0.75, 0.65
 """Noise is that of pixels of 0.75 mm; coarser voxels average it, and it falls with their size to this power.
 
-Measured on real CT (docs/decisions/0039): the quietest soft tissue of a chest CT has 16 HU at 0.7 mm and 6.7 HU at
-3 mm; that of fifteen others falls to 0.55 times (median) from 1.5 to 3 mm.
+Measured on real CT (docs/decisions/0039): the quietest soft tissue of a chest CT has 16 HU at 0.7 mm and 5.6 to 6.7 HU
+at 3 mm, by the filter that makes it coarser.
 """
 
 _Image = Float32[NDArray[np.float32], "x y z"]
