@@ -1,8 +1,8 @@
 """How noisy soft tissue is at 3 mm: in real CT and in virtual bodies.
 
-``python benchmarks/noise.py [--data DATA] [--bodies BENCHMARK]``: real scans (``ct.nii.gz`` in the folders of DATA), and
-virtual ones (``dsmseg synth benchmark -o BENCHMARK``, the first twelve of three sets). One JSON line a scan: the 5th
-percentile of the standard deviation in cubes of 15 mm whose mean is soft tissue, on the scan's own grid and at 3 mm.
+``python benchmarks/noise.py [--data DATA] [--bodies BENCHMARK]``: real scans (``ct.nii.gz`` in the folders of DATA),
+and virtual ones (``dsmseg synth benchmark -o BENCHMARK``, the first twelve of three sets). One JSON line a scan: the
+5th percentile of the standard deviation in cubes of 15 mm whose mean is soft tissue, on its own grid and at 3 mm.
 The last line of each gives median and range.
 """
 
