@@ -133,11 +133,23 @@ def test_there_is_no_distractor_where_no_kind_is_known():
         assert after.image is before.image
 
 
+def test_where_a_kind_is_annotated_more_of_it_grow_beside_what_is_there():
+    before = patch(absent=frozenset())
+    before.masks[index("Liver Tumor"), 10:16, 16:22, 16:22] = True
+    before.annotated[index("Liver Tumor")] = True
+    known = before.masks[index("Liver Tumor")].sum()
+    grown = [
+        after.masks[index("Liver Tumor")].sum() / known for after in drawn(12, before, plan("Liver Tumor", chance=1.0))
+    ]
+    assert min(grown) > 0.5  # the mass effect of the new one may move the outline of the known one
+    assert max(grown) > 1.2
+
+
 def test_a_known_tumor_is_not_covered_by_a_distractor():
     before = patch(absent=frozenset())
     before.masks[index("Liver Tumor"), 10:16, 16:22, 16:22] = True
     before.annotated[index("Liver Tumor")] = True
-    for after in drawn(12, before, plan("Liver Tumor", chance=1.0, distractors=1.0)):
+    for after in drawn(12, before, plan("Liver Tumor", chance=0.0, distractors=1.0)):
         kept = after.masks[index("Liver Tumor")].sum() / before.masks[index("Liver Tumor")].sum()
         assert 0.5 < kept < 1.5  # the mass effect of a cyst beside it may move its outline
 

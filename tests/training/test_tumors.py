@@ -56,9 +56,11 @@ def test_nothing_of_a_thin_scan_changes_beyond_its_outermost_slices(recipe_file)
             assert len(moves) == 0 or moves.max() - moves.min() < 64 * 2 / 3
 
 
-def test_a_stored_case_keeps_its_tumors_and_gets_others_only_if_it_has_none(stored_recipe, tmp_path) -> None:
-    plain, put = (batches_of(stored_recipe, *more) for more in ([], [PUT]))
-    for one, other in zip(plain, put, strict=True):
+def test_a_stored_case_gets_tumors_of_the_kinds_that_it_annotates_and_of_no_other(stored_recipe, tmp_path) -> None:
+    kidney = PUT.replace("Liver Tumor, ", "")
+    plain, put, other_kind = (batches_of(stored_recipe, *more) for more in ([], [PUT], [kidney]))
+    assert not all(torch.equal(one.image, other.image) for one, other in zip(plain, put, strict=True))
+    for one, other in zip(plain, other_kind, strict=True):
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.labels.masks, other.labels.masks)
     for number in "123":

@@ -81,7 +81,7 @@ class AugmentationRange(Section):
 
 
 class Tumors(Section):
-    """Tumors that are put into patches as they are drawn, where the scan is known to have none of their kind.
+    """Tumors put into patches as they are drawn, where the scan is known to have none of their kind or annotates it.
 
     kinds: classes that may be drawn; of these, those known to be absent are learned as absent. All other kinds are
     never drawn: what is to stay unseen is left out here. chance: share of the patches with a host of such a kind that

@@ -80,8 +80,8 @@ def absent_kinds(healthy: frozenset[int]) -> frozenset[int]:
 def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> LabelledPatch:
     """Put tumors into a patch, or leave it healthy, and tell which kinds are known to be in it or not.
 
-    A tumor of a kind grows only where the scan is known to have none of that kind; then its mask holds them all. Of
-    the plan's kinds, those that the scan has not and whose host the patch shows become annotated.
+    A tumor of a kind grows where all tumors of that kind are known: the scan is known to have none, or annotates them.
+    Then the mask holds them all. Of the plan's kinds, those known so and whose host the patch shows are annotated.
     """
     hosts = _hosts(patch, plan.kinds)
     annotated = patch.annotated.copy()
@@ -123,11 +123,11 @@ def _with_distractor(patch: LabelledPatch, kinds: tuple[StructureClass, ...], ra
 
 
 def _hosts(patch: LabelledPatch, kinds: tuple[StructureClass, ...]) -> list[tuple[StructureClass, tuple[int, ...]]]:
-    """Give the kinds that the scan has not and whose hosts the patch shows, with those hosts."""
+    """Give the kinds that the scan has not or annotates, and whose hosts the patch shows, with those hosts."""
     shown = {}
     found = []
     for kind in kinds:
-        if kind.id not in patch.absent:
+        if kind.id not in patch.absent and not patch.annotated[kind.id - 1]:
             continue
         organs = [find(name).id for name in kind.hosts]
         for organ in organs:
