@@ -89,3 +89,14 @@ def test_all_labelled_structures_of_a_real_abdomen_are_in_the_body():
     assert body[labels > 0].mean() > 0.999
     assert hu[body].min() < -700  # bowel gas and lung bases
     assert (hu[~body] > -300).mean() < 0.05  # what is left out is table and blanket
+
+
+def test_a_thick_table_that_touches_a_few_slices_is_not_body_in_the_others(torso):
+    hu, trunk = torso
+    lowest = int(np.flatnonzero(trunk.any(axis=(0, 2)))[0])
+    hu[:, lowest - 10 : lowest - 5] = -100
+    hu[44:56, lowest - 5 : lowest, 3:5] = 20  # a fold of the back lies on it
+    body = body_mask(hu)
+    apart = np.ones(hu.shape[2], dtype=bool)
+    apart[2:6] = False
+    assert np.array_equal(body[..., apart], trunk[..., apart])

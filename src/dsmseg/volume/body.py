@@ -21,7 +21,7 @@ def body_mask(hu: Float[NDArray[np.float32], "x y z"]) -> Bool[NDArray[np.bool_]
     """
     tissue = hu > TISSUE_HU
     # Opening parts the body from a table that it touches; what it cost the skin and thin chest walls is given back.
-    core = _large_parts(ndimage.binary_opening(tissue))
+    core = _large_parts(_off_the_table(ndimage.binary_opening(tissue)))
     if not core.any():
         core = _large_parts(tissue)
     body = ndimage.binary_dilation(core, iterations=2) & tissue
@@ -38,6 +38,26 @@ def bounding_box(mask: Bool[NDArray[np.bool_], "x y z"]) -> tuple[slice, slice, 
             return None
         slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
     return slices[0], slices[1], slices[2]
+
+
+def _off_the_table(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop what lies small behind the largest part of its slice: a table that touches the body in a few slices only."""
+    parts, count = ndimage.label(mask, structure=_WITHIN_SLICE)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    kept = np.ones(count + 1, dtype=bool)
+    kept[0] = False
+    boxes = ndimage.find_objects(parts)
+    largest: dict[int, int] = {}  # part of each slice
+    for part, box in enumerate(boxes, start=1):
+        z = box[2].start
+        if z not in largest or sizes[part] > sizes[largest[z]]:
+            largest[z] = part
+    for part, (_, rows, heights) in enumerate(boxes, start=1):
+        across, up, _ = boxes[largest[heights.start] - 1]
+        area = (across.stop - across.start) * (up.stop - up.start)  # with its lungs
+        behind = (rows.start + rows.stop) / 2 < up.start
+        kept[part] = not (behind and sizes[part] < _LEAST_SHARE * area)
+    return kept[parts]
 
 
 def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
