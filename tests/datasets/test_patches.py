@@ -97,6 +97,13 @@ def test_rare_classes_come_as_often_as_large_ones(tmp_path) -> None:
         assert share[organ] == pytest.approx(2 / 8 / 3, abs=0.02)
 
 
+def test_patches_can_be_centered_on_some_organs_alone(tmp_path) -> None:
+    case = store_case(tmp_path)
+    drawn = Counter(one.class_id for one in PatchSampler([case], draws=400, balance=Balance(organs=frozenset({LIVER}))))
+    assert set(drawn) == {None, LIVER, LIVER_TUMOR}
+    assert drawn[LIVER] / 400 == pytest.approx(2 / 8, abs=0.08)
+
+
 def test_a_class_is_drawn_from_cases_that_show_it(tmp_path) -> None:
     cases = [store_case(tmp_path, case="0", tumor=False), store_case(tmp_path, case="1", tumor=True)]
     assert {one.case for one in PatchSampler(cases, draws=300) if one.class_id == LIVER_TUMOR} == {1}

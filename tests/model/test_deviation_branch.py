@@ -8,7 +8,6 @@ import torch
 
 from dsmseg.model import PRESETS, Readings, build
 from dsmseg.model.deviation_branch import DeviationBranch, center_deviations
-from dsmseg.model.features import PixelFeatures
 from dsmseg.model.losses import PartialLabels, any_tumor_loss
 
 SIDE = 32
@@ -78,9 +77,8 @@ def test_the_branch_adds_little_to_the_levels_at_first_and_every_parameter_learn
     torch.manual_seed(0)
     image, logits = two_organs()
     levels = tuple(torch.randn(1, 8, *[SIDE // stride] * 3) for stride in (32, 16, 8, 4))
-    features = PixelFeatures(levels, torch.randn(1, 4, *[SIDE // 2] * 3), image)
-    branch = DeviationBranch(windows=1, level_channels=(8, 8, 8, 8), half_channels=4)
-    seen = branch(features, image, logits)
+    branch = DeviationBranch(windows=1, level_channels=(8, 8, 8, 8))
+    seen = branch(levels, image, logits)
     assert [one.shape for one in seen.levels] == [one.shape for one in levels]
     assert seen.half.shape == (1, branch.channels, *[SIDE // 2] * 3)
     for own, gained, changes in zip(levels, seen.levels, (False, False, True, True), strict=True):
@@ -88,6 +86,22 @@ def test_the_branch_adds_little_to_the_levels_at_first_and_every_parameter_learn
         assert (0 < difference < 0.1) if changes else difference == 0
     sum(one.square().mean() for one in (*seen.levels, seen.half, seen.any_tumor)).backward()
     assert all(bool(one.grad.any()) for one in branch.parameters())
+
+
+def test_the_branch_goes_by_organs_that_it_is_told_of_and_by_its_own_where_it_is_told_of_none():
+    torch.manual_seed(0)
+    config = replace(PRESETS["small"], organs=6, tumors=3)
+    network = build(config, torch.randn(9, config.text_width)).train()
+    image, seen = torch.rand(1, 2, 64, 64, 32), []
+    network.deviation_branch.register_forward_hook(lambda _module, given, _seen: seen.append(given[2]))
+    told = torch.full((1, 6, 64, 64, 32), torch.nan)
+    told[:, LIVER] = -10.0
+    told[:, LIVER, :30] = 10.0
+    network(image)
+    network(image, told)
+    own, by_label = seen
+    torch.testing.assert_close(by_label[:, LIVER], told[:, LIVER])
+    torch.testing.assert_close(by_label[:, SPLEEN], own[:, SPLEEN])
 
 
 def labelled(organ: int, tumor: int) -> PartialLabels:

@@ -19,6 +19,7 @@ from dsmseg.model.losses import (
     batch_dice_loss,
     cross_entropy_loss,
     dice_loss,
+    in_hosts_loss,
     mask_loss,
     presence_loss,
     response_loss,
@@ -397,3 +398,37 @@ def test_of_the_background_queries_the_strongest_learns_as_in_k_means() -> None:
     (gradient,) = torch.autograd.grad(background_loss([responses[0], raised], labels), raised)
     assert gradient[:, 1].abs().sum() > 0
     assert not gradient[:, [0, 2]].any()
+
+
+def in_two_organs() -> PartialLabels:
+    """Two patches that annotate organ 0 with the tumor 2 in it, and the tumor 3 of an organ that nobody labelled."""
+    masks = torch.zeros(2, 4, 8, 8, 8, dtype=torch.bool)
+    masks[0, 0, :4] = True
+    masks[0, 2, :2, :2, :2] = True
+    masks[1, 0, 4:] = True
+    annotated = torch.tensor([[True, False, True, False], [True, False, True, True]])
+    return PartialLabels(masks, annotated)
+
+
+IN_HOSTS = {2: [0], 3: [1]}
+
+
+def test_within_its_host_a_tumor_s_voxels_count_as_much_as_all_others_and_nothing_counts_beyond() -> None:
+    labels = in_two_organs()
+    logits = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = in_hosts_loss(logits, labels, IN_HOSTS)
+    tumor, host = labels.masks[:, 2], labels.masks[:, 0]
+    p = logits[:, 0].detach().sigmoid().double()
+    first = -p[0][tumor[0]].log().mean() - (1 - p[0][host[0] & ~tumor[0]]).log().mean()
+    second = -(1 - p[1][host[1]]).log().mean()  # no tumor: one side
+    overlap, extent = 2 * p[tumor].sum() + SMOOTHING, p[host].sum() + tumor.sum() + SMOOTHING
+    assert loss.item() == pytest.approx(float((first + second) / 2 + 1 - overlap / extent), rel=1e-5)
+    loss.backward()
+    assert not logits.grad[:, 0][~host].any()
+    assert not logits.grad[:, 1].any()  # annotated in the second patch, where neither it nor a host of it is known
+    assert bool((logits.grad[:, 0][tumor] < 0).all())
+
+
+def test_where_no_tumor_is_annotated_nothing_is_learned_within_hosts() -> None:
+    labels = replace(in_two_organs(), annotated=torch.zeros(2, 4, dtype=torch.bool))
+    assert float(in_hosts_loss(torch.randn(2, 2, 8, 8, 8), labels, IN_HOSTS)) == 0

@@ -11,13 +11,16 @@ from safetensors.torch import load_file
 
 from dsmseg import checkpoint, cli
 from dsmseg.errors import InputError, WeightsError
-from dsmseg.model import DSMOutput
+from dsmseg.model import DSM, DSMOutput
 from dsmseg.model.losses import PartialLabels
+from dsmseg.taxonomy import find
 from dsmseg.training.learner import Learner
 from dsmseg.training.loop import train
 from dsmseg.training.patches import Batch
 from dsmseg.training.pictures import draw_answer
 from dsmseg.training.reading import load_recipe
+
+LIVER = find("Liver").id - 1
 
 
 def entries(directory) -> list[dict[str, float]]:
@@ -38,6 +41,26 @@ def test_a_user_s_data_fine_tune_packaged_weights_in_one_command(stored_recipe, 
     for name, tensor in before.items():
         assert torch.equal(after[name].float(), tensor.float()), name  # all that Stage 1 has is frozen
     assert any(name.startswith("tumor_decoder") for name in after)
+
+
+def test_the_deviation_branch_is_told_labelled_organs_in_the_share_of_patches_that_is_asked_for(
+    stored_recipe, tmp_path, monkeypatch
+) -> None:
+    told = []
+
+    def spy(self, image, organs=None):
+        told.append(organs)
+        return forward(self, image, organs)
+
+    forward = DSM.forward
+    monkeypatch.setattr(DSM, "forward", spy)
+    train(load_recipe(stored_recipe, ["stage_2.told_organs=1", "stage_2.length=2 steps"]), tmp_path / "run")
+    in_stage_2 = [one for one in told if one is not None]
+    assert len(in_stage_2) == 2
+    known = ~in_stage_2[0].isnan().flatten(2).any(-1)
+    assert known[:, LIVER].all()
+    assert not known.all()  # not all organs are labelled
+    assert set(in_stage_2[0][:, LIVER].unique().tolist()) <= {-10.0, 10.0}
 
 
 def test_stage_2_goes_on_from_organ_queries_of_its_own_readings_alone(stored_recipe, tmp_path) -> None:

@@ -74,6 +74,17 @@ def test_a_stored_case_gets_tumors_of_the_kinds_that_it_annotates_and_of_no_othe
         assert not (batch.labels.masks[:, LIVER_TUMOR] & ~batch.labels.masks[:, LIVER]).any()
 
 
+def test_in_stage_2_patches_can_lie_near_organs_that_hold_tumors_alone(stored_recipe) -> None:
+    near = ["sampling.near_hosts=true", PUT, "batch={stored: 1, synthetic: 1, phantoms: 1}"]
+    recipe = load_recipe(stored_recipe, near)
+    hosts = {find(name).id for name in ("Liver", "Right Kidney", "Left Kidney")}
+    for stage, organs, share in ((1, frozenset(), 0.5), (2, hosts, 1.0)):
+        (stored, _), (phantoms, _) = open_data(recipe, stage).sources
+        assert stored.sampler.balance.organs == organs
+        assert set(phantoms.plan(0).near) == hosts
+        assert phantoms.plan(0).near_share == share
+
+
 def test_a_run_s_annotated_classes_are_those_put_in_too(recipe_file) -> None:
     recipe = load_recipe(recipe_file, [PUT])
     assert {find("Liver Tumor").id, find("Kidney Tumor").id} <= open_data(recipe, 1).annotated

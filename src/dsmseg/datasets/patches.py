@@ -15,12 +15,12 @@ from torch.utils.data import Dataset, Sampler
 from dsmseg.datasets.store import StoredArray, StoredCase
 from dsmseg.errors import InputError
 from dsmseg.model.losses import PartialLabels
-from dsmseg.taxonomy import CLASSES, TUMORS
+from dsmseg.taxonomy import CLASSES, ORGANS, TUMORS
 
 Size = tuple[int, int, int]
 
 _OPEN_CASES = 64  # that a worker keeps open; opening one costs a third of reading a patch
-_TUMOR_IDS = frozenset(one.id for one in TUMORS)
+_ORGAN_IDS, _TUMOR_IDS = (frozenset(one.id for one in kind) for kind in (ORGANS, TUMORS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,8 @@ class Balance:
     dataset_power: a data set is drawn in proportion to its number of cases to this power; 1 is each case alike, 0 each
     data set alike. with_tumors: this many times as often where it shows tumors. anywhere, organ, tumor: relative
     weights of a patch anywhere, centered on an organ, and centered on a tumor, of those that the data set has. Within
-    organs and within tumors each class is drawn alike, so that rare ones come as often as large ones.
+    organs and within tumors each class is drawn alike, so that rare ones come as often as large ones. organs: ids of
+    those that patches are centered on; empty for all.
     """
 
     dataset_power: float = 0.5
@@ -215,6 +216,7 @@ class Balance:
     anywhere: float = 1.0
     organ: float = 2.0
     tumor: float = 5.0
+    organs: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class PatchSampler(Sampler[Draw]):
     ) -> None:
         self.draws, self.seed, self.start, self.rank, self.ranks = draws, seed, start, rank, ranks
         self.balance = balance or Balance()
-        self._groups = _groups(cases)
+        self._groups = _groups(cases, self.balance.organs)
         weights = np.array([self._weight(group) for group in self._groups])
         self._shares = weights / weights.sum()
 
@@ -306,7 +308,7 @@ def _windows(
     return tuple(asked)
 
 
-def _groups(cases: Sequence[StoredCase]) -> list[_Group]:
+def _groups(cases: Sequence[StoredCase], organs: frozenset[int]) -> list[_Group]:
     by_dataset: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         by_dataset.setdefault(case.record.dataset, []).append(index)
@@ -320,7 +322,7 @@ def _groups(cases: Sequence[StoredCase]) -> list[_Group]:
         groups.append(
             _Group(
                 cases=tuple(members),
-                organs={one: tuple(those) for one, those in showing.items() if one not in _TUMOR_IDS},
+                organs={one: tuple(those) for one, those in showing.items() if one in (organs or _ORGAN_IDS)},
                 tumors={one: tuple(those) for one, those in showing.items() if one in _TUMOR_IDS},
             )
         )

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.attention import START_SCALE
-from dsmseg.model.features import PixelFeatures
 from dsmseg.model.pointwise import PointwiseConvolution
 
 _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visible tumor differs by
 _MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
 _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
+_LEAK = 0.01  # of what is below zero; nnU-Net's
 _LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means nothing
 
 
@@ -68,20 +68,18 @@ class DeviationBranch(nn.Module):
 
     Its map at stride 2 is read by the masks of tumors, and F_3 and F_4 gain those at strides 8 and 4. It tells beside
     how much a voxel looks like a tumor, of whatever organ: what kinds are answered by that no label ever showed. It has
-    no normalization: what comes in has a scale of its own. What the levels gain begins near zero, so that Stage 2
-    begins with what Stage 1 has learned.
+    no normalization: what comes in has a scale of its own, and a patch that shows little of an organ must look like one
+    that shows all of it. What the levels gain begins near zero, so that Stage 2 begins with what Stage 1 has learned.
     """
 
-    channels = 24
+    channels = 48
     """Of the map at stride 2; twice as many at strides 4 and 8."""
 
-    def __init__(self, *, windows: int, level_channels: Sequence[int], half_channels: int) -> None:
-        """Build for images of so many HU ``windows``, and for the levels, deepest first, and the map at stride 2."""
+    def __init__(self, *, windows: int, level_channels: Sequence[int]) -> None:
+        """Build for images of so many HU ``windows``, and for the levels, deepest first."""
         super().__init__()
         fine, coarse = self.channels, 2 * self.channels
-        self.sees = _convolution(2 * windows + 1, fine, stride=2)
-        self.knows = PointwiseConvolution(half_channels, fine, kernel_size=1)
-        self.at_2 = _Block(fine, fine)
+        self.at_2 = nn.Sequential(_Block(2 * windows + 1, fine, stride=2), _Block(fine, fine))
         self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
         self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
         self.up_to_4 = PointwiseConvolution(coarse, coarse, kernel_size=1)
@@ -97,18 +95,18 @@ class DeviationBranch(nn.Module):
 
     def forward(
         self,
-        features: PixelFeatures,
+        levels: Sequence[Float[Tensor, "batch channel_i x_i y_i z_i"]],
         image: Float[Tensor, "batch window x y z"],
         organ_logits: Float[Tensor, "batch organ x y z"],
     ) -> "Deviations":
-        """Return what the branch sees of an ``image`` and its ``features``, with the masks of Stage 1's organs."""
+        """Return what the branch sees of an ``image`` with the masks of Stage 1's organs, and what F_1..F_4 gain."""
         seen = torch.cat([center_deviations(image, organ_logits).to(image.dtype), image], dim=1)
-        half = self.at_2(functional.relu(self.sees(seen) + self.knows(features.half)))
+        half = self.at_2(seen)
         quarter = self.at_4(half)
         eighth = self.at_8(quarter)
         quarter = self.back_at_4(quarter + _upsample(self.up_to_4(eighth), quarter))
         half = self.back_at_2(half + _upsample(self.up_to_2(quarter), half))
-        levels = list(features.levels)
+        levels = list(levels)
         for place, project, gained in zip((-2, -1), self.to_levels, (eighth, quarter), strict=True):
             levels[place] = levels[place] + project(gained)
         return Deviations(levels, half, self.any_tumor(half)[:, 0])
@@ -126,14 +124,13 @@ class Deviations(NamedTuple):
 
 
 class _Block(nn.Sequential):
-    """A convolution and what it fires at."""
+    """A convolution and a leaky ReLU, as in nnU-Net; what goes through keeps its scale at first (He et al. 2015)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
-        super().__init__(_convolution(inputs, outputs, stride=stride), nn.ReLU(inplace=True))
-
-
-def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1)
+        convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, _LEAK, nonlinearity="leaky_relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        super().__init__(convolution, nn.LeakyReLU(_LEAK, inplace=True))
 
 
 def _upsample(feature: Tensor, like: Tensor) -> Tensor:

@@ -108,8 +108,16 @@ class DSM(nn.Module):
         self.text_alignment = text_alignment
         self.query_classification = query_classification
 
-    def forward(self, image: Float[Tensor, "batch window x y z"]) -> DSMOutput:
-        """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only."""
+    def forward(
+        self,
+        image: Float[Tensor, "batch window x y z"],
+        told: Float[Tensor, "batch organ x y z"] | None = None,
+    ) -> DSMOutput:
+        """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only.
+
+        ``told``, in training: logits of organs that the deviation branch is to go by, not a number where it is to take
+        the network's own.
+        """
         features = self.backbone(image)
         organs = self.organ_decoder(features.levels)
         # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
@@ -125,7 +133,9 @@ class DSM(nn.Module):
         if self.deviation_branch is not None:
             with torch.no_grad():
                 found = self.organ_head(organs.queries, features)
-            seen = self.deviation_branch(features, image, found)
+                if told is not None:
+                    found = torch.where(told.isnan(), found, told)
+            seen = self.deviation_branch(features.levels, image, found)
             levels = seen.levels
         refined = self.tumor_decoder(levels, organs.queries, scores, finest)
         features = features._replace(**{"half" if reads_half else "embedding": refined.finest})
@@ -250,7 +260,6 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         branch = DeviationBranch(
             windows=config.input_channels,
             level_channels=backbone.level_channels,
-            half_channels=backbone.half_channels,
         )
     stage_2 = partial(
         stage_1,

@@ -214,6 +214,48 @@ def any_tumor_loss(
     return total / max(1, count)
 
 
+def in_hosts_loss(
+    tumor_logits: Float[Tensor, "batch tumor x y z"], labels: PartialLabels, hosts: Mapping[int, Sequence[int]]
+) -> Float[Tensor, ""]:
+    """Supervise the masks of tumors within their hosts alone: each annotated kind against the rest of its organs.
+
+    Cross-entropy, of which the voxels of a tumor and those of its hosts without count alike, and Dice (Eq. 11) of a
+    kind over all patches of the batch. Over a whole patch, a network lowers both by finding organs that can hold a
+    tumor, and has little left to learn from the tumor in them (docs/decisions/0041).
+
+    Args:
+        tumor_logits: of all kinds of tumor, which are the last of the classes.
+        labels: of all classes.
+        hosts: of each kind of tumor, the organs it lies in; indices of classes.
+    """
+    first = labels.masks.shape[1] - tumor_logits.shape[1]
+    cross_entropies, dices = [], []
+    for kind in (kind for kind in hosts if kind >= first):
+        found, told = [], []
+        for item in labels.annotated[:, kind].nonzero().flatten().tolist():
+            organs = [organ for organ in hosts[kind] if labels.annotated[item, organ]]
+            within = labels.masks[item, [kind, *organs]].any(0)
+            if not within.any():
+                continue
+            logits, target = tumor_logits[item, kind - first][within].float(), labels.masks[item, kind][within]
+            cross_entropies.append(_balanced_cross_entropy(logits, target))
+            found.append(logits.sigmoid())
+            told.append(target.float())
+        if told and any(one.any() for one in told):
+            probability, target = torch.cat(found), torch.cat(told)
+            overlap = 2.0 * (probability * target).sum() + SMOOTHING
+            dices.append(1.0 - overlap / (probability.sum() + target.sum() + SMOOTHING))
+    terms = [torch.stack(one).mean() for one in (cross_entropies, dices) if one]
+    return torch.stack(terms).sum() if terms else tumor_logits.new_zeros((), dtype=torch.float32)
+
+
+def _balanced_cross_entropy(logits: Float[Tensor, "voxel"], target: Bool[Tensor, "voxel"]) -> Float[Tensor, ""]:
+    """Give the mean cross-entropy of positives and that of negatives, summed; nothing of a side that is empty."""
+    terms = functional.softplus(torch.where(target, -logits, logits))
+    shares = torch.where(target, 1 / target.sum().clamp(min=1), 1 / (~target).sum().clamp(min=1))
+    return (terms * shares).sum()
+
+
 def _occupancies(
     masks: Bool[Tensor, "batch class x y z"], maps: Sequence[Float[Tensor, "batch channel x_i y_i z_i"]]
 ) -> list[Float[Tensor, "batch class x_i y_i z_i"]]:

@@ -28,7 +28,9 @@ class Loss(Section):
     organ_share, tumor_share: in the cross-entropy, the voxels of a class that is in a patch weigh as if they filled at
     least this share of it; 0 is the letter. A tumor of 1 cm fills a thousandth of a patch (docs/decisions/0027).
 
-    any_tumor: of what tells how much a voxel looks like a tumor of whatever organ, beside the tumors' masks.
+    in_hosts: of the tumors' masks within the organs that can hold them, beside the same masks over whole patches; 0 is
+    the letter (docs/decisions/0041). any_tumor: of what tells how much a voxel looks like a tumor of whatever organ,
+    beside the tumors' masks.
 
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
     without the voxels of labelled tumors, so that the anomaly (Eq. 14) is high there; the organ's mask keeps them.
@@ -43,6 +45,7 @@ class Loss(Section):
     dice_over: Literal["batch", "patch"] = "batch"
     organ_share: Fraction = 0.0
     tumor_share: Fraction = 0.1
+    in_hosts: NotNegative = 4.0
     any_tumor: NotNegative = 4.0
     responds_to: Literal["organ", "healthy"] = "organ"
 
@@ -53,6 +56,8 @@ class Stage(Section):
     clip_norm: of the whole gradient; 12 is nnU-Net's.
     cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
+    told_organs: share of the patches in which Stage 2's deviation branch goes by labelled organs, not by those that the
+    network finds: what deviates from a mask that is right is learned sooner.
     freeze: parts that keep their weights in this stage, beside those of the recipe. Stage 2 then leaves to organs what
     Stage 1 has learned, and a step takes less than half of the time.
     """
@@ -65,6 +70,7 @@ class Stage(Section):
     weight_decay: NotNegative = 1e-2
     clip_norm: Positive = 12.0
     average: Fraction = 0.999
+    told_organs: Fraction = 0.0
     freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
 
     @model_validator(mode="after")

@@ -47,13 +47,22 @@ class Store(Section):
 
 
 class Sampling(Section):
-    """How often what is drawn from a store; see `dsmseg.datasets.patches.Balance`."""
+    """How often what is drawn from a store; see `dsmseg.datasets.patches.Balance`.
+
+    near_hosts: in Stage 2, organs that patches are centered on are those that can hold a kind of tumor that is put in
+    or labelled, and drawn patches lie near hosts of those that are put in. Elsewhere Stage 2 has little to learn.
+    """
 
     dataset_power: Fraction = _USUAL.dataset_power
     with_tumors: Positive = _USUAL.with_tumors
     anywhere: NotNegative = _USUAL.anywhere
     organ: NotNegative = _USUAL.organ
     tumor: NotNegative = _USUAL.tumor
+    near_hosts: bool = False
+
+    def balance(self, organs: frozenset[int] = frozenset()) -> Balance:
+        """Give it for a sampler, which centers patches on these organs (ids); none for all."""
+        return Balance(organs=organs, **self.model_dump(exclude={"near_hosts"}))
 
 
 class AugmentationRange(Section):

@@ -17,6 +17,7 @@ from dsmseg.model import DSM, PRESETS, DSMOutput, ablated, build
 from dsmseg.model.kmax_mamba import QueryBlock
 from dsmseg.model.losses import PartialLabels
 from dsmseg.model.swin_unetr import SwinUNETR
+from dsmseg.synthesis.noise import generator as stream
 from dsmseg.taxonomy import CLASSES
 from dsmseg.training.course_settings import Stage
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
@@ -42,6 +43,8 @@ from dsmseg.training.state import (
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+
+_SURE = 10.0  # logits of what a label says
 
 Number = TypeVar("Number", int, float)
 
@@ -93,7 +96,8 @@ class Learner:
         for place, (batch, own) in enumerate(zip(batches, counts, strict=True)):
             last = place + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
-                output = self.module(batch.image.contiguous(memory_format=torch.channels_last_3d))
+                image = batch.image.contiguous(memory_format=torch.channels_last_3d)
+                output = self.module(image, *self._told_organs(batch.labels, step))
                 terms = self._losses(output, batch.labels)
                 # Each term is a mean over what is known; shares make it that of the whole batch.
                 shared = {name: term * (own[name] / max(1, everywhere[name])) for name, term in terms.items()}
@@ -180,6 +184,18 @@ class Learner:
                 tumor_weight=weights.tumor,
             )
         return losses(output, labels, weights)
+
+    def _told_organs(self, labels: PartialLabels, step: int) -> tuple[Tensor, ...]:
+        """Give the organs that the deviation branch goes by in this step, as logits; nothing where it finds its own."""
+        branch = isinstance(self.network, DSM) and self.network.deviation_branch is not None
+        if not branch or not self.stage.told_organs:
+            return ()
+        random = stream(self.recipe.seed, "told", step, self.fabric.global_rank)
+        chosen = torch.from_numpy(random.random(len(labels.masks)) < self.stage.told_organs).to(labels.masks.device)
+        organs = PRESETS[self.recipe.preset].organs
+        known = labels.annotated[:, :organs] & chosen[:, None]
+        sure = torch.where(labels.masks[:, :organs], _SURE, -_SURE)
+        return (sure.masked_fill(~known[..., None, None, None], torch.nan),)
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch.utils.data import DataLoader
 
-from dsmseg.datasets.patches import Balance
 from dsmseg.datasets.protocols import choose_cases
 from dsmseg.datasets.store import Store, StoredCase
 from dsmseg.errors import DsmsegError, InputError
@@ -19,7 +18,7 @@ from dsmseg.synthesis.bodies import PatchPlan, read_body
 from dsmseg.synthesis.tumors.nodules import read_nodules
 from dsmseg.synthesis.tumors.patches import TumorPlan
 from dsmseg.synthesis.warp import WarpRange
-from dsmseg.taxonomy import find
+from dsmseg.taxonomy import TUMORS, find
 from dsmseg.training.data_settings import NO_AUGMENTATION, healthy_organs
 from dsmseg.training.patches import Batch, Batches, DrawnPatches, Source, StoredPatches
 from dsmseg.training.recipe import Recipe
@@ -51,16 +50,17 @@ def open_data(recipe: Recipe, stage: Literal[1, 2]) -> Data:
     batch = recipe.batch
     plan = _tumor_plan(recipe)
     if batch.stored:
-        balance = Balance(**recipe.sampling.model_dump())
+        hosts = _hosts(cases, plan) if stage == 2 and recipe.sampling.near_hosts else frozenset()
         limits = NO_AUGMENTATION if recipe.method == "sml" else recipe.augmentation
         stored = StoredPatches(
-            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=limits, balance=balance,
-            batch=batch.stored, seed=recipe.seed + stage, tumors=plan, absent=partial(absent_in, recipe.store),
+            cases, size=recipe.patch.size, hu_windows=recipe.hu_windows, limits=limits,
+            balance=recipe.sampling.balance(hosts), batch=batch.stored, seed=recipe.seed + stage, tumors=plan,
+            absent=partial(absent_in, recipe.store),
         )  # fmt: skip
         sources.append((stored, batch.stored))
         annotated.update(one for case in cases for one in case.record.annotated)
     if batch.real + batch.synthetic:
-        sources.append((_drawn(recipe, plan), batch.real + batch.synthetic))
+        sources.append((_drawn(recipe, stage, plan), batch.real + batch.synthetic))
         anatomy = phantom_anatomy() if batch.phantoms else totalsegmentator()
         annotated.update(anatomy.annotated_organs)
     if plan is not None:
@@ -149,7 +149,14 @@ def _tumor_plan(recipe: Recipe) -> TumorPlan | None:
     return replace(plan, nodules=read_nodules(recipe.data / recipe.tumors.nodules, recipe.tumors.exclude))
 
 
-def _drawn(recipe: Recipe, plan: TumorPlan | None) -> DrawnPatches:
+def _hosts(cases: Sequence[StoredCase], plan: TumorPlan | None) -> frozenset[int]:
+    """Give the ids of the organs that can hold a kind of tumor that is labelled or put in."""
+    labelled = {one for case in cases for one in case.record.annotated}
+    kinds = {kind for kind in TUMORS if kind.id in labelled} | set(plan.kinds if plan else ())
+    return frozenset(find(name).id for kind in kinds for name in kind.hosts)
+
+
+def _drawn(recipe: Recipe, stage: Literal[1, 2], plan: TumorPlan | None) -> DrawnPatches:
     anatomy = totalsegmentator()
     bodies = [
         read_body(recipe.data / one.labels, one.image and recipe.data / one.image, anatomy, healthy=healthy_organs(one))
@@ -160,7 +167,8 @@ def _drawn(recipe: Recipe, plan: TumorPlan | None) -> DrawnPatches:
     full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp, phases=patch.phases)
     if plan is not None and recipe.tumors is not None:
         hosts = {find(name).id for kind in plan.kinds for name in kind.hosts}
-        full = replace(full, near=tuple(sorted(hosts)), near_share=recipe.tumors.near)
+        share = 1.0 if stage == 2 and recipe.sampling.near_hosts else recipe.tumors.near
+        full = replace(full, near=tuple(sorted(hosts)), near_share=share)
     return DrawnPatches(
         bodies,
         plan=_Plan(full, replace(full, truncation=patch.truncation), patch.truncation_from),
