@@ -27,7 +27,7 @@ def test_a_voxel_deviates_from_the_center_of_the_organ_that_claims_it_in_tenths_
     image, logits = two_organs()
     image[:, :, 4:6, 4:6, 4:6] = 0.45  # a dark lesion in the first
     image[:, :, 26:28, 4:6, 4:6] = 0.42  # a bright one in the second
-    deviation, inside = center_deviations(image, logits)[0]
+    deviation, inside = center_deviations(image, logits)[0, :2]
     assert float(deviation[5, 5, 5]) == pytest.approx(-1.5, abs=1e-5)
     assert float(deviation[27, 5, 5]) == pytest.approx(1.2, abs=1e-5)
     assert abs(float(deviation[0, 0, 0])) < 1e-5
@@ -37,7 +37,7 @@ def test_a_voxel_deviates_from_the_center_of_the_organ_that_claims_it_in_tenths_
 def test_what_no_organ_claims_has_no_distance_and_what_is_far_is_cut():
     image, logits = two_organs()
     image[:, :, :2, :2, :2] = 0.0
-    deviation, inside = center_deviations(image, logits)[0]
+    deviation, inside = center_deviations(image, logits)[0, :2]
     assert not inside[12:20].any()
     assert not deviation[12:20].any()
     assert float(deviation[0, 0, 0]) == -3.0  # six tenths below the center
@@ -47,16 +47,32 @@ def test_of_two_organs_the_one_that_claims_more_explains_a_voxel_not_the_one_tha
     image, logits = two_organs()
     image[:, :, 8:10] = 0.3  # in the liver, but as bright as the spleen
     logits[:, SPLEEN, 8:10] = 1.0
-    deviation, _ = center_deviations(image, logits)[0]
+    deviation = center_deviations(image, logits)[0, 0]
     assert float(deviation[9, 0, 0]) == pytest.approx(-3.0)
 
 
 def test_a_center_is_of_the_core_of_an_organ_so_a_thick_rind_of_fat_does_not_move_it():
     image, logits = two_organs()
     logits[:, LIVER, 12:13] = 3.0  # the mask has a layer of what is not liver
-    deviation, inside = center_deviations(image, logits)[0]
+    deviation, inside = center_deviations(image, logits)[0, :2]
     assert inside[12, 0, 0] == 1
     assert abs(float(deviation[0, 0, 0])) < 1e-5
+
+
+def test_means_over_neighbors_leave_out_what_no_organ_claims_and_are_told_relative_to_the_organ_s_spread():
+    image, logits = two_organs()
+    noise = torch.randn(1, 1, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    image = image + torch.where((logits > 0).any(1, keepdim=True), 0.05 * noise, 0.0)  # half a unit
+    image[:, :, 2:9, 2:9, 2:9] -= 0.05
+    _, share, near, close, close_relative, wide_relative = center_deviations(image, logits)[0]
+    lesion, liver = (slice(3, 8),) * 3, (slice(0, 12),)
+    assert float(close[lesion].mean()) == pytest.approx(-0.5, abs=0.05)
+    assert float(wide_relative[5, 5, 5]) == pytest.approx(-1.0, abs=0.2)
+    assert float(close[liver].std()) < 0.6 * float(center_deviations(image, logits)[0, 0][liver].std())
+    torch.testing.assert_close(close_relative[liver], close[liver] / 0.5, atol=0.1, rtol=0.1)
+    assert float(near[11, 5, 5]) == pytest.approx(2 / 3)
+    assert not close[share == 0].any()
+    assert abs(float(close[11].mean())) < 0.1  # the fat beside it is left out
 
 
 def test_an_organ_of_a_few_voxels_has_no_center():
@@ -70,7 +86,7 @@ def test_each_case_of_a_batch_is_explained_by_its_own_organs():
     image, logits = two_organs()
     brighter = image + 0.2
     both = center_deviations(torch.cat([image, brighter]), torch.cat([logits, logits]))
-    torch.testing.assert_close(both[0], both[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(both[0], both[1], atol=1e-4, rtol=0)
 
 
 def test_the_branch_adds_little_to_the_levels_at_first_and_every_parameter_learns():
@@ -94,13 +110,12 @@ def test_the_branch_goes_by_organs_that_it_is_told_of_and_by_its_own_where_it_is
     network = build(config, torch.randn(9, config.text_width)).train()
     image, seen = torch.rand(1, 2, 64, 64, 32), []
     network.deviation_branch.register_forward_hook(lambda _module, given, _seen: seen.append(given[2]))
-    told = torch.full((1, 6, 64, 64, 32), torch.nan)
-    told[:, LIVER] = -10.0
-    told[:, LIVER, :30] = 10.0
+    told = torch.zeros(64, 64, 32, dtype=torch.bool)
+    told[:30] = True
     network(image)
-    network(image, told)
+    network(image, {(0, LIVER): told})
     own, by_label = seen
-    torch.testing.assert_close(by_label[:, LIVER], told[:, LIVER])
+    torch.testing.assert_close(by_label[0, LIVER], torch.where(told, 10.0, -10.0))
     torch.testing.assert_close(by_label[:, SPLEEN], own[:, SPLEEN])
 
 

@@ -16,6 +16,9 @@ from torch.nn import functional
 from dsmseg.model.attention import START_SCALE
 from dsmseg.model.pointwise import PointwiseConvolution
 
+_MOST_SPREADS = 5.0
+_LEAST_SPREAD = 0.1  # units, 4 HU: less than the noise of any scan
+_TO_DEVIATION = 1.4826  # of a median distance, to the standard deviation of what is spread normally
 _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visible tumor differs by
 _MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
 _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
@@ -26,12 +29,17 @@ _LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means no
 @torch.no_grad()
 def center_deviations(
     image: Float[Tensor, "batch window x y z"], organ_logits: Float[Tensor, "batch organ x y z"]
-) -> Float[Tensor, "batch window_and_inside x y z"]:
-    """Give each voxel's signed distance from the center of its organ, in every HU window, and whether it is in one.
+) -> Float[Tensor, "batch seen x y z"]:
+    """Give each voxel's signed distance from the center of its organ, plain and smoothed, and whether it is in one.
 
     A voxel belongs to the organ whose mask claims it most; what none claims has no distance. An organ's center is the
-    median of what it claims in this patch. Distances are in tenths of a HU window, cut at 3. Organs are taken at full
-    resolution: a voxel of the surface is half fat, and with its place known it is not taken for a dark tumor.
+    median of what it claims in this patch. Organs are taken at full resolution: a voxel of the surface is half fat, and
+    with its place known it is not taken for a dark tumor.
+
+    The channels: the distance in every HU window, in tenths of it, cut at 3; whether the voxel is in an organ, and
+    which share of its neighbors is. Then the first window's distance as a mean over the neighbors that are in organs
+    too, which a tumor is seen by where noise hides it (docs/decisions/0042): over 3 x 3 x 3 voxels in tenths of the
+    window, and over 3 x 3 x 3 and 5 x 5 x 5 voxels relative to how much the organ's voxels spread, cut at 5.
 
     Args:
         image: the network's input, HU windows scaled to [0, 1].
@@ -40,11 +48,18 @@ def center_deviations(
     image = image.float()
     claim, owner = organ_logits.max(dim=1)
     claimed = claim > 0
-    centers = _centers(image, torch.where(claimed, owner, -1), organ_logits.shape[1])
+    found = torch.where(claimed, owner, -1)
+    centers = _centers(image, found, organ_logits.shape[1])
     own = centers.gather(2, owner.flatten(1)[:, None].expand(-1, image.shape[1], -1)).view_as(image)
-    inside = claimed[:, None] & own.isfinite()
+    inside = claimed[:, None] & own.isfinite()[:, :1]
     deviation = ((image - own) / _UNIT).clamp_(-_MOST, _MOST).masked_fill_(~inside, 0.0)
-    return torch.cat([deviation, inside[:, :1].float()], dim=1)
+    spread = _spreads(deviation[:, 0], torch.where(inside[:, 0], found, -1), organ_logits.shape[1])
+    spread = spread.gather(1, owner.flatten(1)).view_as(deviation[:, :1])
+    share = inside.float()
+    near = functional.avg_pool3d(share, 3, stride=1, padding=1)
+    close, wide = (_mean_within(deviation[:, :1], share, size) for size in (3, 5))
+    relative = [(mean / spread).clamp_(-_MOST_SPREADS, _MOST_SPREADS) for mean in (close, wide)]
+    return torch.cat([deviation, share, near, close, *relative], dim=1)
 
 
 def _centers(
@@ -53,14 +68,40 @@ def _centers(
     """Give the median, over voxels of stride 4, of what each organ claims; no number where that is too little."""
     values = functional.avg_pool3d(image, 4, ceil_mode=True).flatten(2)
     centers = image.new_full((*image.shape[:2], organs), torch.nan)
-    shown = torch.bincount(owner.flatten() + 1, minlength=organs + 1)[1:]
-    for organ in shown.nonzero().flatten().tolist():
+    for organ in _shown(owner, organs):
         share = functional.avg_pool3d((owner == organ).float()[:, None], 4, ceil_mode=True).flatten(2)
         core = share > _CLAIMED
         enough = core.sum(2) >= _LEAST_VOXELS
         median = values.masked_fill(~core, torch.nan).nanmedian(dim=2).values
         centers[:, :, organ] = torch.where(enough, median, torch.nan)
     return centers
+
+
+def _spreads(
+    deviation: Float[Tensor, "batch x y z"], owner: Int[Tensor, "batch x y z"], organs: int
+) -> Float[Tensor, "batch organ"]:
+    """Give how far a voxel of each organ usually is from its center: the median distance, as a standard deviation."""
+    spreads = deviation.new_ones(len(deviation), organs)
+    for item, (own, distance) in enumerate(zip(owner, deviation.abs(), strict=True)):
+        for organ in _shown(own, organs):
+            spreads[item, organ] = distance[own == organ].median() * _TO_DEVIATION
+    return spreads.clamp_(min=_LEAST_SPREAD)
+
+
+def _shown(owner: Int[Tensor, "*place"], organs: int) -> list[int]:
+    """Give the organs that claim anything."""
+    shown: list[int] = torch.bincount(owner.flatten() + 1, minlength=organs + 1)[1:].nonzero().flatten().tolist()
+    return shown
+
+
+def _mean_within(
+    values: Float[Tensor, "batch 1 x y z"], inside: Float[Tensor, "batch 1 x y z"], size: int
+) -> Float[Tensor, "batch 1 x y z"]:
+    """Give the mean over the voxels of a cube that are inside, where its middle is; ``values`` are 0 outside."""
+    mean, share = (
+        functional.avg_pool3d(functional.pad(one, (size // 2,) * 6), size, stride=1) for one in (values, inside)
+    )
+    return torch.where(inside > 0, mean / share.clamp(min=1 / size**3), 0.0)
 
 
 class DeviationBranch(nn.Module):
@@ -79,7 +120,7 @@ class DeviationBranch(nn.Module):
         """Build for images of so many HU ``windows``, and for the levels, deepest first."""
         super().__init__()
         fine, coarse = self.channels, 2 * self.channels
-        self.at_2 = nn.Sequential(_Block(2 * windows + 1, fine, stride=2), _Block(fine, fine))
+        self.at_2 = nn.Sequential(_Block(2 * windows + 5, fine, stride=2), _Block(fine, fine))
         self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
         self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
         self.up_to_4 = PointwiseConvolution(coarse, coarse, kernel_size=1)

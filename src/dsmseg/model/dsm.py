@@ -20,7 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,6 +35,9 @@ from dsmseg.model.query_classification import Proposals, QueryClassification, cl
 from dsmseg.model.query_refinement import QueryRefinementDecoder, RefinedQueries
 from dsmseg.model.swin_unetr import SwinUNETR
 from dsmseg.model.text_alignment import TextAlignment
+
+SURE = 10.0
+"""Logit of a voxel that a label says to be of an organ."""
 
 REACH = 1
 """Voxels of stride 2 around a host, 6 mm at 3 mm: a tumor at its surface is partly outside of its mask."""
@@ -111,12 +114,12 @@ class DSM(nn.Module):
     def forward(
         self,
         image: Float[Tensor, "batch window x y z"],
-        told: Float[Tensor, "batch organ x y z"] | None = None,
+        told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]] | None = None,
     ) -> DSMOutput:
         """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only.
 
-        ``told``, in training: logits of organs that the deviation branch is to go by, not a number where it is to take
-        the network's own.
+        ``told``, in training: by item and organ, the masks that the deviation branch is to go by in place of the
+        network's own.
         """
         features = self.backbone(image)
         organs = self.organ_decoder(features.levels)
@@ -133,8 +136,8 @@ class DSM(nn.Module):
         if self.deviation_branch is not None:
             with torch.no_grad():
                 found = self.organ_head(organs.queries, features)
-                if told is not None:
-                    found = torch.where(told.isnan(), found, told)
+                for (item, organ), mask in (told or {}).items():
+                    found[item, organ] = torch.where(mask, SURE, -SURE)
             seen = self.deviation_branch(features.levels, image, found)
             levels = seen.levels
         refined = self.tumor_decoder(levels, organs.queries, scores, finest)

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-_SURE = 10.0  # logits of what a label says
-
 Number = TypeVar("Number", int, float)
 
 
@@ -185,17 +183,15 @@ class Learner:
             )
         return losses(output, labels, weights)
 
-    def _told_organs(self, labels: PartialLabels, step: int) -> tuple[Tensor, ...]:
-        """Give the organs that the deviation branch goes by in this step, as logits; nothing where it finds its own."""
+    def _told_organs(self, labels: PartialLabels, step: int) -> tuple[dict[tuple[int, int], Tensor], ...]:
+        """Give the masks of organs that the deviation branch goes by in this step; nothing where it finds its own."""
         branch = isinstance(self.network, DSM) and self.network.deviation_branch is not None
         if not branch or not self.stage.told_organs:
             return ()
         random = stream(self.recipe.seed, "told", step, self.fabric.global_rank)
-        chosen = torch.from_numpy(random.random(len(labels.masks)) < self.stage.told_organs).to(labels.masks.device)
-        organs = PRESETS[self.recipe.preset].organs
-        known = labels.annotated[:, :organs] & chosen[:, None]
-        sure = torch.where(labels.masks[:, :organs], _SURE, -_SURE)
-        return (sure.masked_fill(~known[..., None, None, None], torch.nan),)
+        chosen = torch.from_numpy(random.random(len(labels.masks)) < self.stage.told_organs)
+        known = labels.annotated[:, : PRESETS[self.recipe.preset].organs].cpu() & chosen[:, None]
+        return ({(item, organ): labels.masks[item, organ] for item, organ in known.nonzero().tolist()},)
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()
