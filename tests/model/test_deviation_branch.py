@@ -31,7 +31,8 @@ def test_a_voxel_deviates_from_the_center_of_the_organ_that_claims_it_in_tenths_
     assert float(deviation[5, 5, 5]) == pytest.approx(-1.5, abs=1e-5)
     assert float(deviation[27, 5, 5]) == pytest.approx(1.2, abs=1e-5)
     assert abs(float(deviation[0, 0, 0])) < 1e-5
-    assert inside[5, 5, 5] == inside[27, 5, 5] == 1
+    assert float(inside[5, 5, 5]) == pytest.approx(0.953, abs=1e-3)  # of a logit of 3
+    assert float(inside[27, 5, 5]) == pytest.approx(0.881, abs=1e-3)
 
 
 def test_what_no_organ_claims_has_no_distance_and_what_is_far_is_cut():
@@ -55,8 +56,16 @@ def test_a_center_is_of_the_core_of_an_organ_so_a_thick_rind_of_fat_does_not_mov
     image, logits = two_organs()
     logits[:, LIVER, 12:13] = 3.0  # the mask has a layer of what is not liver
     deviation, inside = center_deviations(image, logits)[0, :2]
-    assert inside[12, 0, 0] == 1
+    assert inside[12, 0, 0] > 0.9
     assert abs(float(deviation[0, 0, 0])) < 1e-5
+
+
+def test_what_an_organ_claims_faintly_has_a_distance_but_no_part_in_the_center():
+    image, logits = two_organs()
+    image[:, :, 6:12], logits[:, LIVER, 6:12] = 0.4, -1.0  # half of it, less sure than not
+    deviation, inside = center_deviations(image, logits)[0, :2]
+    assert float(deviation[8, 5, 5]) == pytest.approx(-2.0, abs=1e-5)
+    assert float(inside[8, 5, 5]) == pytest.approx(0.269, abs=1e-3)
 
 
 def test_means_over_neighbors_leave_out_what_no_organ_claims_and_are_told_relative_to_the_organ_s_spread():

@@ -21,6 +21,7 @@ _LEAST_SPREAD = 0.1  # units, 4 HU: less than the noise of any scan
 _TO_DEVIATION = 1.4826  # of a median distance, to the standard deviation of what is spread normally
 _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visible tumor differs by
 _MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
+_CLAIMS = -2.0  # logit, a probability of 0.12: a tumor is a part of its organ that the mask is less sure of
 _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
 _LEAK = 0.01  # of what is below zero; nnU-Net's
 _LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means nothing
@@ -32,14 +33,14 @@ def center_deviations(
 ) -> Float[Tensor, "batch seen x y z"]:
     """Give each voxel's signed distance from the center of its organ, plain and smoothed, and whether it is in one.
 
-    A voxel belongs to the organ whose mask claims it most; what none claims has no distance. An organ's center is the
-    median of what it claims in this patch. Organs are taken at full resolution: a voxel of the surface is half fat, and
-    with its place known it is not taken for a dark tumor.
+    A voxel belongs to the organ whose mask claims it most; what none claims, even faintly, has no distance. An organ's
+    center is the median of what it surely claims in this patch. Organs are taken at full resolution: a voxel of the
+    surface is half fat, and with its place known it is not taken for a dark tumor.
 
-    The channels: the distance in every HU window, in tenths of it, cut at 3; whether the voxel is in an organ, and
-    which share of its neighbors is. Then the first window's distance as a mean over the neighbors that are in organs
-    too, which a tumor is seen by where noise hides it (docs/decisions/0042): over 3 x 3 x 3 voxels in tenths of the
-    window, and over 3 x 3 x 3 and 5 x 5 x 5 voxels relative to how much the organ's voxels spread, cut at 5.
+    The channels: the distance in every HU window, in tenths of it, cut at 3; how likely the voxel is in that organ, and
+    which share of its neighbors is in any. Then the first window's distance as a mean over the neighbors that are in
+    organs too, which a tumor is seen by where noise hides it (docs/decisions/0042): over 3 x 3 x 3 voxels in tenths of
+    the window, and over 3 x 3 x 3 and 5 x 5 x 5 voxels relative to how much the organ's voxels spread, cut at 5.
 
     Args:
         image: the network's input, HU windows scaled to [0, 1].
@@ -47,19 +48,19 @@ def center_deviations(
     """
     image = image.float()
     claim, owner = organ_logits.max(dim=1)
-    claimed = claim > 0
-    found = torch.where(claimed, owner, -1)
-    centers = _centers(image, found, organ_logits.shape[1])
+    sure = torch.where(claim > 0, owner, -1)
+    centers = _centers(image, sure, organ_logits.shape[1])
     own = centers.gather(2, owner.flatten(1)[:, None].expand(-1, image.shape[1], -1)).view_as(image)
-    inside = claimed[:, None] & own.isfinite()[:, :1]
+    inside = (claim > _CLAIMS)[:, None] & own.isfinite()[:, :1]
     deviation = ((image - own) / _UNIT).clamp_(-_MOST, _MOST).masked_fill_(~inside, 0.0)
-    spread = _spreads(deviation[:, 0], torch.where(inside[:, 0], found, -1), organ_logits.shape[1])
+    spread = _spreads(deviation[:, 0], torch.where(inside[:, 0], sure, -1), organ_logits.shape[1])
     spread = spread.gather(1, owner.flatten(1)).view_as(deviation[:, :1])
     share = inside.float()
+    likely = share * claim.float().sigmoid()[:, None]
     near = functional.avg_pool3d(share, 3, stride=1, padding=1)
     close, wide = (_mean_within(deviation[:, :1], share, size) for size in (3, 5))
     relative = [(mean / spread).clamp_(-_MOST_SPREADS, _MOST_SPREADS) for mean in (close, wide)]
-    return torch.cat([deviation, share, near, close, *relative], dim=1)
+    return torch.cat([deviation, likely, near, close, *relative], dim=1)
 
 
 def _centers(
@@ -107,10 +108,11 @@ def _mean_within(
 class DeviationBranch(nn.Module):
     """A small U-Net, of strides 2, 4 and 8, that looks at `center_deviations`.
 
-    Its map at stride 2 is read by the masks of tumors, and F_3 and F_4 gain those at strides 8 and 4. It tells beside
-    how much a voxel looks like a tumor, of whatever organ: what kinds are answered by that no label ever showed. It has
-    no normalization: what comes in has a scale of its own, and a patch that shows little of an organ must look like one
-    that shows all of it. What the levels gain begins near zero, so that Stage 2 begins with what Stage 1 has learned.
+    The masks of tumors read its map at stride 2 and what comes in, and F_3 and F_4 gain its maps at strides 8 and 4. It
+    tells beside how much a voxel looks like a tumor, of whatever organ: what kinds are answered by that no label ever
+    showed. It has no normalization: what comes in has a scale of its own, and a patch that shows little of an organ
+    must look like one that shows all of it. What the levels gain begins near zero, so that Stage 2 begins with what
+    Stage 1 has learned.
     """
 
     channels = 48
@@ -120,13 +122,14 @@ class DeviationBranch(nn.Module):
         """Build for images of so many HU ``windows``, and for the levels, deepest first."""
         super().__init__()
         fine, coarse = self.channels, 2 * self.channels
-        self.at_2 = nn.Sequential(_Block(2 * windows + 5, fine, stride=2), _Block(fine, fine))
+        self.seen_channels = 2 * windows + 5
+        self.at_2 = nn.Sequential(_Block(self.seen_channels, fine, stride=2), _Block(fine, fine))
         self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
         self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
         self.up_to_4 = PointwiseConvolution(coarse, coarse, kernel_size=1)
         self.up_to_2 = PointwiseConvolution(coarse, fine, kernel_size=1)
         self.back_at_4, self.back_at_2 = _Block(coarse, coarse), _Block(fine, fine)
-        self.any_tumor = PointwiseConvolution(fine, 1, kernel_size=1)
+        self.any_tumor = PointwiseConvolution(fine + self.seen_channels, 1, kernel_size=1)
         self.to_levels = nn.ModuleList(
             PointwiseConvolution(coarse, channels, kernel_size=1) for channels in level_channels[-2:]
         )
@@ -150,16 +153,20 @@ class DeviationBranch(nn.Module):
         levels = list(levels)
         for place, project, gained in zip((-2, -1), self.to_levels, (eighth, quarter), strict=True):
             levels[place] = levels[place] + project(gained)
-        return Deviations(levels, half, self.any_tumor(half)[:, 0])
+        coarse = functional.avg_pool3d(seen, 2, ceil_mode=True).to(half.dtype)
+        any_tumor = self.any_tumor(torch.cat([half, coarse], dim=1))[:, 0]
+        return Deviations(levels, seen, half, any_tumor)
 
 
 class Deviations(NamedTuple):
     """What `DeviationBranch` sees.
 
-    levels: F_1..F_4 with what it adds to F_3 and F_4. half: its map at stride 2. any_tumor: logits at stride 2.
+    levels: F_1..F_4 with what it adds to F_3 and F_4. seen: what comes in, `center_deviations` and the image. half: its
+    map at stride 2. any_tumor: logits at stride 2.
     """
 
     levels: list[Float[Tensor, "batch channel_i x_i y_i z_i"]]
+    seen: Float[Tensor, "batch seen x y z"]
     half: Float[Tensor, "batch channel x_2 y_2 z_2"]
     any_tumor: Float[Tensor, "batch x_2 y_2 z_2"]
 

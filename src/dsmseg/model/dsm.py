@@ -145,9 +145,11 @@ class DSM(nn.Module):
         output = self._organs(organs, refined.organs, features, anomalies)
         if seen is None:
             return self._with_tumors(output, refined, features)
-        # Tumors read it beside what organs read at stride 2.
+        # Tumors read it beside what organs read.
         half = [features.half, seen.half.to(features.half.dtype)] if reads_half else [seen.half]
-        output = self._with_tumors(output, refined, features._replace(half=torch.cat(half, dim=1)))
+        embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
+        beside = features._replace(embedding=embedding, half=torch.cat(half, dim=1))
+        output = self._with_tumors(output, refined, beside)
         output = output._replace(any_tumor=seen.any_tumor)
         return output if self.training else self._answered_for(output, found)
 
@@ -237,12 +239,12 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         reading=config.readings.response,
     )
     half_channels = backbone.half_channels if config.readings.half_masks else 0
-    mask_head = partial(MaskHead, width=width, embedding_channels=backbone.embedding_channels)
+    mask_head = partial(MaskHead, width=width)
     stage_1 = partial(
         DSM,
         backbone=backbone,
         organ_decoder=organ_decoder,
-        organ_head=mask_head(half_channels=half_channels),
+        organ_head=mask_head(embedding_channels=backbone.embedding_channels, half_channels=half_channels),
         presence_head=_presence_head(width),
     )
     if config.stage == 1:
@@ -267,7 +269,10 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
     stage_2 = partial(
         stage_1,
         tumor_decoder=tumor_decoder,
-        tumor_head=mask_head(half_channels=half_channels + (branch.channels if branch else 0)),
+        tumor_head=mask_head(
+            embedding_channels=backbone.embedding_channels + (branch.seen_channels if branch else 0),
+            half_channels=half_channels + (branch.channels if branch else 0),
+        ),
         tumor_presence_head=_presence_head(width),
         deviation_branch=branch,
     )
