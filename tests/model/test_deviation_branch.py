@@ -6,7 +6,7 @@ from math import log
 import pytest
 import torch
 
-from dsmseg.model import PRESETS, Readings, build
+from dsmseg.model import PRESETS, DSMOutput, Readings, answered_in_hosts, build
 from dsmseg.model.deviation_branch import DeviationBranch, center_deviations
 from dsmseg.model.losses import PartialLabels, any_tumor_loss
 
@@ -162,14 +162,28 @@ def test_kinds_without_labels_are_answered_by_what_looks_like_any_tumor_near_the
     image = torch.rand(1, 2, 64, 64, 32)
     with torch.no_grad():
         own = network(image)
-        network.unseen = {2: [LIVER, SPLEEN]}
-        answered = network(image)
+    answered = answered_in_hosts(own, {2: [LIVER, SPLEEN]})
     torch.testing.assert_close(answered.tumor_logits[:, :2], own.tumor_logits[:, :2], rtol=0, atol=0)
     told = answered.tumor_logits[:, 2, ::2, ::2, ::2]
     assert bool((told <= own.any_tumor).all())  # where no host is near, less
     assert not torch.equal(answered.tumor_logits[:, 2], own.tumor_logits[:, 2])
-    network.train()
-    assert bool(network(image).any_tumor.isfinite().all())
+    assert answered_in_hosts(own, {}) is own
+
+
+def test_any_tumor_answers_within_two_voxels_of_a_host_and_nowhere_else():
+    far = torch.full((1, 6, 16, 16, 16), -9.0)
+    far[:, SPLEEN, :4] = 5.0
+    output = DSMOutput(
+        organ_logits=far,
+        presence=torch.zeros(1, 6),
+        responses=[],
+        anomaly=torch.zeros(1, 4, 4, 4),
+        tumor_logits=torch.zeros(1, 3, 16, 16, 16),
+        any_tumor=torch.full((1, 8, 8, 8), 2.0),
+    )
+    answer = answered_in_hosts(output, {1: [LIVER, SPLEEN]}).tumor_logits[0, 1]
+    assert bool((answer[:6] == 2.0).all())
+    assert bool((answer[6:] == -9.0).all())
 
 
 def test_without_the_reading_there_is_no_branch():

@@ -13,8 +13,8 @@ from dsmseg.checkpoint.cards import BackboneCard, Card
 from dsmseg.checkpoint.fitting import refuse_misfit
 from dsmseg.checkpoint.storage import Stored, card_path, read, write
 from dsmseg.errors import WeightsError
-from dsmseg.model import DSM, PRESETS, ablated, build
-from dsmseg.taxonomy import CLASSES, ORGANS, TUMORS, find
+from dsmseg.model import PRESETS, ablated, build
+from dsmseg.taxonomy import CLASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,6 @@ def network(checkpoint: Checkpoint) -> nn.Module:
         mend="Weights and card do not belong together, or come from another version of dsmseg.",
     )
     model.load_state_dict(checkpoint.state, strict=True)
-    if isinstance(model, DSM):
-        model.unseen = {
-            TUMORS.index(tumor): [ORGANS.index(find(host)) for host in tumor.hosts if host in card.organs]
-            for tumor in card.unseen
-        }
     return model.float().eval()
 
 

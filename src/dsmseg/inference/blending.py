@@ -4,7 +4,7 @@ Windows go from the feet to the head. As soon as no further window reaches a sli
 that only as many slices of all classes are held as a window is high.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,7 +20,7 @@ from dsmseg.inference.boxes import EVERYWHERE, Boxes, nowhere, shifted, union
 from dsmseg.inference.runtime import Runtime
 from dsmseg.inference.soft_masks import USUAL_THRESHOLD, SoftMasks, stretch
 from dsmseg.inference.windows import Size, Slices, channels, gaussian_weights, padding_to, place_windows
-from dsmseg.model import DSMOutput
+from dsmseg.model import DSMOutput, answered_in_hosts
 from dsmseg.model.kernels import in_threads
 
 Progress = Callable[[int, int], None]
@@ -42,6 +42,7 @@ class Tiling:
         organs, tumors: the network's output channels to keep, each a field of its own.
         other_organs, other_tumors: channels that matter only where they are more probable than those: all of a kind
             become one field, the last of its kind, their highest.
+        unseen: of the tumors, those that no label named, each with the output channels of its host organs.
         tumor_thresholds, other_tumor_thresholds: a tumor may be where it is more probable; none for 0.5 each.
     """
 
@@ -54,6 +55,7 @@ class Tiling:
     other_tumors: Sequence[int] = ()
     tumor_thresholds: Sequence[float] = ()
     other_tumor_thresholds: Sequence[float] = ()
+    unseen: Mapping[int, Sequence[int]] | None = None
 
     @property
     def organ_fields(self) -> int:
@@ -208,6 +210,8 @@ class SlidingWindow:
         image = image.to(runtime.device, memory_format=torch.channels_last_3d)
         with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
             output: DSMOutput = self._network(image)
+        if tiling.unseen:
+            output = answered_in_hosts(output, tiling.unseen)
         masks = _masks(output.organ_logits, tiling.organs, tiling.other_organs)
         if tiling.tumors:
             if output.tumor_logits is None:

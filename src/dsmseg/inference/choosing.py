@@ -1,7 +1,7 @@
 """Which classes: those that the weights know, and those of them that were asked for."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dsmseg.checkpoint import Card, OperatingPoint
 from dsmseg.errors import InputError
 from dsmseg.inference.blending import Tiling
-from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find_all
+from dsmseg.taxonomy import ORGANS, TUMORS, StructureClass, find, find_all
 
 DECIDES = ("threshold", "least_volume_ml", "least_score")
 """What of an operating point decides what is labelled; all else of it tells how it was found."""
@@ -97,6 +97,7 @@ class Choice:
             other_tumors=[one.id - TUMORS[0].id for one in self.other_tumors],
             tumor_thresholds=self.thresholds(self.tumors),
             other_tumor_thresholds=self.thresholds(self.other_tumors),
+            unseen=unseen_channels(card, [*self.tumors, *self.other_tumors]),
         )
 
     def only(self, classes: Collection[StructureClass]) -> "Choice":
@@ -112,6 +113,15 @@ class Choice:
         for one in self.classes:
             kept[one.id] = one.id
         return np.take(kept, labels.T).T
+
+
+def unseen_channels(card: Card, tumors: Iterable[StructureClass]) -> dict[int, list[int]]:
+    """Give the output channels of those tumors that no label named, each with the channels of its hosts."""
+    return {
+        TUMORS.index(tumor): [ORGANS.index(find(host)) for host in tumor.hosts if host in card.organs]
+        for tumor in tumors
+        if tumor in card.unseen
+    }
 
 
 def everything(card: Card) -> Choice:

@@ -14,6 +14,7 @@ from dsmseg.baselines import Baseline
 from dsmseg.checkpoint import Card
 from dsmseg.inference.anomaly import anomaly_map
 from dsmseg.inference.blending import SlidingWindow, Tiling
+from dsmseg.inference.choosing import unseen_channels
 from dsmseg.inference.framing import frame_body
 from dsmseg.inference.postprocessing import Claims, remove_fragments
 from dsmseg.inference.prompting import WINDOWS_HEARD, Prompts
@@ -173,6 +174,7 @@ def _tiling(
         organs=[one.id - first_organ for one in organs],
         tumors=[one.id - first_tumor for one in tumors],
         other_tumors=[one.id - first_tumor for one in any_of],
+        unseen=unseen_channels(card, tumors),
     )
 
 

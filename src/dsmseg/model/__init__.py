@@ -1,7 +1,7 @@
 """The paper's network: torch only, no files, no CT, no command line."""
 
 from dsmseg.model.config import ABLATIONS, LITERAL, PRESETS, TABLE_5, Ablation, DSMConfig, Prompt, Readings, ablated
-from dsmseg.model.dsm import DSM, DSMOutput, build
+from dsmseg.model.dsm import DSM, DSMOutput, answered_in_hosts, build
 
 __all__ = [
     "ABLATIONS",
@@ -15,5 +15,6 @@ __all__ = [
     "Prompt",
     "Readings",
     "ablated",
+    "answered_in_hosts",
     "build",
 ]

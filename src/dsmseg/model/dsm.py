@@ -56,7 +56,7 @@ class DSMOutput(NamedTuple):
     tumor_presence: logits of that, ``(batch, tumor)``; None in Stage 1.
     tumor_responses: of the tumor queries, ``(batch, tumor, x_i, y_i, z_i)`` logits at strides 8 and 4; none in Stage 1.
     any_tumor: how much a voxel looks like a tumor, of whatever organ, ``(batch, x_2, y_2, z_2)`` logits at stride 2;
-        None without the branch that tells it. In evaluation mode, it answers for kinds that were never labelled.
+        None without the branch that tells it. `answered_in_hosts` lets it answer for kinds that were never labelled.
     log_probability: log p of Eq. 20, of each query for each text, ``(batch, query, text)``; None in Stage 1 and in
         rows 1 and 5 of Table 5.
     proposals: in rows 1 and 5 of Table 5, each query's mask and class, to be trained by ``hungarian_loss``. Organ and
@@ -77,12 +77,7 @@ class DSMOutput(NamedTuple):
 
 
 class DSM(nn.Module):
-    """Stage 1, and Stage 2 where its decoder is given.
-
-    Attributes:
-        unseen: indices of tumors that were never labelled, each with the indices of its host organs: in evaluation mode
-            they are answered by what looks like any tumor, in and near a host.
-    """
+    """Stage 1, and Stage 2 where its decoder is given."""
 
     def __init__(
         self,
@@ -107,7 +102,6 @@ class DSM(nn.Module):
         self.tumor_head = tumor_head
         self.tumor_presence_head = tumor_presence_head
         self.deviation_branch = deviation_branch
-        self.unseen: Mapping[int, Sequence[int]] = {}
         self.text_alignment = text_alignment
         self.query_classification = query_classification
 
@@ -150,24 +144,7 @@ class DSM(nn.Module):
         embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
         beside = features._replace(embedding=embedding, half=torch.cat(half, dim=1))
         output = self._with_tumors(output, refined, beside)
-        output = output._replace(any_tumor=seen.any_tumor)
-        return output if self.training else self._answered_for(output, found)
-
-    def _answered_for(self, output: DSMOutput, organ_logits: Float[Tensor, "batch organ x y z"]) -> DSMOutput:
-        """Let the logits of any tumor, in and near a kind's hosts, stand for those of kinds that were never labelled.
-
-        No label teaches their queries, so that to the letter these answer by chance (docs/decisions/0040).
-        """
-        if not self.unseen or output.tumor_logits is None or output.any_tumor is None:
-            return output
-        logits = output.tumor_logits.clone()
-        x, y, z = logits.shape[2:]
-        claimed = functional.max_pool3d(organ_logits, 2, ceil_mode=True)
-        near = functional.max_pool3d(claimed, 2 * REACH + 1, stride=1, padding=REACH)
-        for tumor, hosts in self.unseen.items():
-            answer = torch.minimum(output.any_tumor, near[:, list(hosts)].amax(dim=1))[:, None]
-            logits[:, tumor] = functional.interpolate(answer, scale_factor=2, mode="nearest")[:, 0, :x, :y, :z]
-        return output._replace(tumor_logits=logits)
+        return output._replace(any_tumor=seen.any_tumor)
 
     def _organs(
         self,
@@ -200,6 +177,28 @@ class DSM(nn.Module):
         if self.query_classification is not None:
             output = _read_classes(output, tumor_logits, self.query_classification(queries))
         return output if self.training else _weighed_by_presence(output)
+
+
+def answered_in_hosts(output: DSMOutput, unseen: Mapping[int, Sequence[int]]) -> DSMOutput:
+    """Let the logits of any tumor, in and near a kind's hosts, stand for those of kinds that were never labelled.
+
+    No label teaches their queries, so that to the letter these answer by chance (docs/decisions/0040).
+
+    Args:
+        output: of Stage 2.
+        unseen: indices of such tumors, each with the indices of its host organs.
+    """
+    if not unseen or output.tumor_logits is None or output.any_tumor is None:
+        return output
+    logits = output.tumor_logits.clone()
+    x, y, z = logits.shape[2:]
+    for tumor, hosts in unseen.items():
+        host = output.organ_logits[:, list(hosts)].amax(dim=1, keepdim=True).float()
+        claimed = functional.max_pool3d(host, 2, ceil_mode=True)
+        near = functional.max_pool3d(claimed, 2 * REACH + 1, stride=1, padding=REACH)
+        answer = torch.minimum(output.any_tumor[:, None].to(near.dtype), near)
+        logits[:, tumor] = functional.interpolate(answer, scale_factor=2, mode="nearest")[:, 0, :x, :y, :z]
+    return output._replace(tumor_logits=logits)
 
 
 def _weighed_by_presence(output: DSMOutput) -> DSMOutput:
