@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsmseg.model import DSM, PRESETS, TABLE_5, DSMConfig, DSMOutput, build
+from dsmseg.model.deviation_branch import BESIDE
 from dsmseg.model.features import PixelFeatures
 from dsmseg.model.kernels import plain
 from dsmseg.model.semantic_diffusion import SemanticDiffusion
@@ -93,7 +94,7 @@ def measure(config: DSMConfig) -> Measure:
 
 
 def _no_centers(image: Tensor, _organ_logits: Tensor) -> Tensor:
-    return image.new_empty(len(image), image.shape[1] + 1, *image.shape[2:])
+    return image.new_empty(len(image), image.shape[1] + BESIDE, *image.shape[2:])
 
 
 def _stand_in(network: DSM) -> tuple[list[int], list[int]]:

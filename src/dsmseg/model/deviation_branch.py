@@ -23,6 +23,9 @@ _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visib
 _MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
 _CLAIMS = -2.0  # logit, a probability of 0.12: a tumor is a part of its organ that the mask is less sure of
 _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
+BESIDE = 5
+"""Channels of `center_deviations` beside a distance in every HU window."""
+
 _LEAK = 0.01  # of what is below zero; nnU-Net's
 _LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means nothing
 
@@ -122,7 +125,7 @@ class DeviationBranch(nn.Module):
         """Build for images of so many HU ``windows``, and for the levels, deepest first."""
         super().__init__()
         fine, coarse = self.channels, 2 * self.channels
-        self.seen_channels = 2 * windows + 5
+        self.seen_channels = 2 * windows + BESIDE
         self.at_2 = nn.Sequential(_Block(self.seen_channels, fine, stride=2), _Block(fine, fine))
         self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
         self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
