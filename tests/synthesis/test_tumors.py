@@ -1,6 +1,7 @@
 """Tumors of the 20 kinds, in hosts made of ellipsoids, tubes and shells."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -266,3 +267,12 @@ def test_errors_tell_how_to_mend_them():
     }.items():
         with pytest.raises(InputError, match=text):
             call()
+
+
+def test_a_ring_leaves_the_mean_of_a_lesion_what_it_was():
+    box = Box((0, 0, 0), (40, 40, 40), (1.0, 1.0, 1.0))
+    depths = 16.0 - box.radii(np.array([20.0, 20.0, 20.0]))
+    variant = replace(variants_of(find("Liver Tumor"))[0], texture=0.0)
+    for seed in range(5):
+        values = fill(box, depths, variant, Look(70.0, True, frozenset({"ring"})), frozenset({"ring"}), generator(seed))
+        assert values[depths > 0].mean() == pytest.approx(70.0, abs=0.1)

@@ -66,7 +66,9 @@ def fill(
     if "ring" in features:
         width = min(uniform(random, 1.5, 4.0), 0.4 * radius)
         gain = uniform(random, 22.0, 50.0) * (1.0 if look.contrast else 0.15)
-        values += gain * _shell(depths, width, box) * np.clip(0.8 + 0.45 * coarse, 0.0, 1.4)
+        ring = gain * _shell(depths, width, box) * np.clip(0.8 + 0.45 * coarse, 0.0, 1.4)
+        # What is measured of a lesion is its mean, rim and all, so the middle is darker by what the rim is brighter.
+        values += ring - (0.0 if variant.absolute else ring.mean(where=depths > 0.0))
     if "wall" in features:
         wall = look.hu + uniform(random, 12.0, 30.0) if variant.wall_hu is None else uniform(random, *variant.wall_hu)
         values += (wall - values) * _shell(depths, uniform(random, 0.8, 1.6), box)
