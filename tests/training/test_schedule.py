@@ -26,3 +26,10 @@ def test_a_cosine_rises_over_its_epochs_and_falls_to_zero() -> None:
     assert rates[275] == pytest.approx(1.0, abs=0.01)
     assert rates[500] == pytest.approx(0.0, abs=1e-9)
     assert all(later <= earlier for earlier, later in pairwise(rates[50:]))
+
+
+def test_statistics_are_kept_in_the_last_quarter_of_the_cool_down() -> None:
+    plan = Stage(length="100 steps", warm_up="10 steps", cool_down="20 steps")
+    assert [step for step in range(100) if Schedule.of(plan, epoch=1).cools(step)] == [*range(95, 100)]
+    never = Schedule.of(Stage(length="100 steps", cool_down="0 steps"), epoch=1)
+    assert not any(never.cools(step) for step in range(100))

@@ -54,7 +54,7 @@ class Stage(Section):
     """The course of one stage: AdamW, a warm-up, then a cosine to zero or a plateau that ends in a line to zero.
 
     clip_norm: of the whole gradient; 12 is nnU-Net's.
-    cool_down: of the plateau. Batch normalization keeps its running statistics over the last ``cool_down`` steps, so
+    cool_down: of the plateau. Batch normalization keeps its running statistics over the last quarter of it, so
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     told_organs: share of the patches in which Stage 2's deviation branch goes by labelled organs, not by those that the
     network finds: what deviates from a mask that is right is learned sooner.

@@ -37,5 +37,9 @@ class Schedule:
         return self.learning_rate * min(1.0, rising, (self.steps - step) / max(1, self.cool_down))
 
     def cools(self, step: int) -> bool:
-        """Tell whether batch normalization keeps its running statistics: over the last ``cool_down`` steps."""
-        return step >= self.steps - self.cool_down
+        """Tell whether batch normalization keeps its running statistics: in the last quarter of the cool-down.
+
+        By then the rate is a quarter of that of the plateau. Kept at the full rate, the network is no longer the one
+        that was trained, and organs are lost before it has settled (docs/decisions/0044).
+        """
+        return step >= self.steps - -(-self.cool_down // 4)
