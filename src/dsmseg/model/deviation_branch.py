@@ -26,6 +26,7 @@ _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its ce
 BESIDE = 5
 """Channels of `center_deviations` beside a distance in every HU window."""
 
+_GAIN = 3.0  # of what comes in: weights that it is read with need be a third as large, which few steps reach
 _LEAK = 0.01  # of what is below zero; nnU-Net's
 _LEAST_VOXELS = 4  # of stride 4, some 7 ml at 3 mm: of fewer, a center means nothing
 
@@ -60,7 +61,7 @@ def center_deviations(
     spread = spread.gather(1, owner.flatten(1)).view_as(deviation[:, :1])
     share = inside.float()
     likely = share * claim.float().sigmoid()[:, None]
-    near = functional.avg_pool3d(share, 3, stride=1, padding=1)
+    near = _mean(share, 3)
     close, wide = (_mean_within(deviation[:, :1], share, size) for size in (3, 5))
     relative = [(mean / spread).clamp_(-_MOST_SPREADS, _MOST_SPREADS) for mean in (close, wide)]
     return torch.cat([deviation, likely, near, close, *relative], dim=1)
@@ -102,10 +103,17 @@ def _mean_within(
     values: Float[Tensor, "batch 1 x y z"], inside: Float[Tensor, "batch 1 x y z"], size: int
 ) -> Float[Tensor, "batch 1 x y z"]:
     """Give the mean over the voxels of a cube that are inside, where its middle is; ``values`` are 0 outside."""
-    mean, share = (
-        functional.avg_pool3d(functional.pad(one, (size // 2,) * 6), size, stride=1) for one in (values, inside)
-    )
+    mean, share = _mean(values, size), _mean(inside, size)
     return torch.where(inside > 0, mean / share.clamp(min=1 / size**3), 0.0)
+
+
+def _mean(values: Float[Tensor, "batch 1 x y z"], size: int) -> Float[Tensor, "batch 1 x y z"]:
+    """Give the mean over a cube around each voxel, axis by axis; beyond the patch there is 0."""
+    for axis in range(3):
+        sides = [size if one == axis else 1 for one in range(3)]
+        padding = [part for one in reversed(sides) for part in (one // 2, one // 2)]
+        values = functional.avg_pool3d(functional.pad(values, padding), sides, stride=1)
+    return values
 
 
 class DeviationBranch(nn.Module):
@@ -147,7 +155,7 @@ class DeviationBranch(nn.Module):
         organ_logits: Float[Tensor, "batch organ x y z"],
     ) -> "Deviations":
         """Return what the branch sees of an ``image`` with the masks of Stage 1's organs, and what F_1..F_4 gain."""
-        seen = torch.cat([center_deviations(image, organ_logits).to(image.dtype), image], dim=1)
+        seen = _GAIN * torch.cat([center_deviations(image, organ_logits).to(image.dtype), image], dim=1)
         half = self.at_2(seen)
         quarter = self.at_4(half)
         eighth = self.at_8(quarter)

@@ -109,42 +109,83 @@ class DSM(nn.Module):
         self,
         image: Float[Tensor, "batch window x y z"],
         told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]] | None = None,
+        *,
+        before_looking: bool = False,
     ) -> DSMOutput:
         """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only.
 
-        ``told``, in training: by item and organ, the masks that the deviation branch is to go by in place of the
-        network's own.
+        Args:
+            image: of a batch.
+            told: in training, by item and organ, the masks that the deviation branch is to go by in place of the
+                network's own.
+            before_looking: in training of Stage 2 with a deviation branch, give what tumor queries say with what the
+                branch sees before they look at the levels; all but branch, queries and tumor head pass no gradient.
         """
-        features = self.backbone(image)
-        organs = self.organ_decoder(features.levels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not before_looking):
+            features = self.backbone(image)
+            organs = self.organ_decoder(features.levels)
         # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
         anomalies = [anomaly_score(response.sigmoid()) for response in organs.responses]
         if self.tumor_decoder is None:
             return self._organs(organs, organs.queries, features, anomalies)
-        reads_half = self.organ_head.half_channels > 0
-        finest = features.half if reads_half else features.embedding
+        seen = self._seen(image, features, organs, told or {})
+        if before_looking:
+            return self._before_looking(organs, features, seen, anomalies)
+        finest = features.half if self._reads_half else features.embedding
         by_deviation = self.tumor_decoder.points_to == "deviation"
         scores = deviation_scores(image, organs.responses) if by_deviation else anomalies
-        levels: Sequence[Tensor] = features.levels
-        seen: Deviations | None = None
-        if self.deviation_branch is not None:
-            with torch.no_grad():
-                found = self.organ_head(organs.queries, features)
-                for (item, organ), mask in (told or {}).items():
-                    found[item, organ] = torch.where(mask, SURE, -SURE)
-            seen = self.deviation_branch(features.levels, image, found)
-            levels = seen.levels
+        levels = features.levels if seen is None else seen.levels
         refined = self.tumor_decoder(levels, organs.queries, scores, finest)
-        features = features._replace(**{"half" if reads_half else "embedding": refined.finest})
+        features = features._replace(**{"half" if self._reads_half else "embedding": refined.finest})
         output = self._organs(organs, refined.organs, features, anomalies)
         if seen is None:
             return self._with_tumors(output, refined, features)
-        # Tumors read it beside what organs read.
-        half = [features.half, seen.half.to(features.half.dtype)] if reads_half else [seen.half]
-        embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
-        beside = features._replace(embedding=embedding, half=torch.cat(half, dim=1))
-        output = self._with_tumors(output, refined, beside)
+        output = self._with_tumors(output, refined, self._beside(features, seen))
         return output._replace(any_tumor=seen.any_tumor)
+
+    @property
+    def _reads_half(self) -> bool:
+        """Whether organs' masks are read from the map at stride 2 as well."""
+        return self.organ_head.half_channels > 0
+
+    def _seen(
+        self,
+        image: Float[Tensor, "batch window x y z"],
+        features: PixelFeatures,
+        organs: OrganAnswers,
+        told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]],
+    ) -> Deviations | None:
+        """Give what the deviation branch sees, where there is one."""
+        if self.deviation_branch is None:
+            return None
+        with torch.no_grad():
+            found = self.organ_head(organs.queries, features)
+            for (item, organ), mask in told.items():
+                found[item, organ] = torch.where(mask, SURE, -SURE)
+        seen: Deviations = self.deviation_branch(features.levels, image, found)
+        return seen
+
+    def _beside(self, features: PixelFeatures, seen: Deviations) -> PixelFeatures:
+        """Give what tumors read: what the branch sees beside what organs read."""
+        half = [features.half, seen.half.to(features.half.dtype)] if self._reads_half else [seen.half]
+        embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
+        return features._replace(embedding=embedding, half=torch.cat(half, dim=1))
+
+    def _before_looking(
+        self,
+        organs: OrganAnswers,
+        features: PixelFeatures,
+        seen: Deviations | None,
+        anomalies: Sequence[Float[Tensor, "batch x_i y_i z_i"]],
+    ) -> DSMOutput:
+        """Give what tumor queries say before they look at the levels."""
+        if seen is None or self.tumor_head is None or self.tumor_decoder is None:
+            raise ValueError("only Stage 2 with a deviation branch can answer before tumor queries look")
+        with torch.no_grad():
+            output = self._organs(organs, organs.queries, features, anomalies)
+        queries = self.tumor_decoder.unrefined(len(seen.any_tumor))
+        tumor_logits: Tensor = self.tumor_head(queries, self._beside(features, seen))
+        return output._replace(tumor_logits=tumor_logits, any_tumor=seen.any_tumor)
 
     def _organs(
         self,

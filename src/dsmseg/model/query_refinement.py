@@ -287,6 +287,11 @@ class QueryRefinementDecoder(nn.Module):
                 parameter.mul_(START_SCALE)
         self.norm = nn.LayerNorm(width)
 
+    def unrefined(self, batch: int) -> Float[Tensor, "batch tumor width"]:
+        """Give the tumor queries before they have looked at anything."""
+        queries: Tensor = self.norm(self.tumor_queries)
+        return queries.expand(batch, -1, -1)
+
     def forward(
         self,
         levels: Sequence[Float[Tensor, "batch _ _ _ _"]],

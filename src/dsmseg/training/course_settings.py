@@ -58,6 +58,9 @@ class Stage(Section):
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     told_organs: share of the patches in which Stage 2's deviation branch goes by labelled organs, not by those that the
     network finds: what deviates from a mask that is right is learned sooner.
+    branch_first: steps at the beginning of Stage 2 in which the deviation branch learns alone, with the tumor queries
+    before they have looked at anything and the head that reads their masks. Such a step takes a third of the time. In
+    one process only.
     freeze: parts that keep their weights in this stage, beside those of the recipe. Stage 2 then leaves to organs what
     Stage 1 has learned, and a step takes less than half of the time.
     """
@@ -71,6 +74,7 @@ class Stage(Section):
     clip_norm: Positive = 12.0
     average: Fraction = 0.999
     told_organs: Fraction = 0.0
+    branch_first: HowLong = Length(0, "steps")
     freeze: tuple[Literal[PARTS], ...] = ()  # type: ignore[valid-type]
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from dsmseg.taxonomy import CLASSES
 from dsmseg.training.course_settings import Stage
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
-from dsmseg.training.objective import dice, known_counts, losses, readings
+from dsmseg.training.objective import dice, known_counts, losses, losses_before_looking, readings
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe
@@ -95,8 +95,7 @@ class Learner:
             last = place + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 image = batch.image.contiguous(memory_format=torch.channels_last_3d)
-                output = self.module(image, *self._told_organs(batch.labels, step))
-                terms = self._losses(output, batch.labels)
+                output, terms = self._answer_and_losses(image, batch.labels, step)
                 # Each term is a mean over what is known; shares make it that of the whole batch.
                 shared = {name: term * (own[name] / max(1, everywhere[name])) for name, term in terms.items()}
                 total = torch.stack(list(shared.values())).sum()
@@ -108,7 +107,8 @@ class Learner:
                 if not everywhere[name]:  # nothing is known, say of tumors: no value, rather than 0
                     continue
                 measured[name] = measured.get(name, 0.0) + float(term.detach())
-            scores |= dice(output, batch.labels)
+            if step >= self.schedule.branch_first:
+                scores |= dice(output, batch.labels)
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=self.stage.clip_norm, error_if_nonfinite=False
         )
@@ -170,6 +170,14 @@ class Learner:
         """Give the averaged weights."""
         with self.average.in_place():
             return {name: one.cpu() for name, one in network_tensors(self.network).items()}
+
+    def _answer_and_losses(self, image: Tensor, labels: PartialLabels, step: int) -> tuple[Any, dict[str, Tensor]]:
+        told = self._told_organs(labels, step)
+        if step < self.schedule.branch_first:
+            output = self.module(image, *told, before_looking=True)
+            return output, losses_before_looking(output, labels, self.recipe.loss)
+        output = self.module(image, *told)
+        return output, self._losses(output, labels)
 
     def _losses(self, output: Any, labels: PartialLabels) -> dict[str, Tensor]:
         weights = self.recipe.loss

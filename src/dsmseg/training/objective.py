@@ -68,6 +68,16 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     return terms
 
 
+def losses_before_looking(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
+    """Give the terms of steps in which the deviation branch learns alone: tumors within their hosts, and any tumor."""
+    if output.tumor_logits is None or output.any_tumor is None:
+        raise ValueError("there is no deviation branch to learn alone")
+    return {
+        "tumor_in_hosts": weights.tumor * weights.in_hosts * in_hosts_loss(output.tumor_logits, labels, _HOSTS),
+        "any_tumor": weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS),
+    }
+
+
 def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[str, int]:
     """Count what each term is a mean over, so that means of parts of a batch can be put together.
 

@@ -162,6 +162,13 @@ class Recipe(Section):
             raise ValueError("the weights cannot be named like the best of a run: leave _best away")
 
     def _check_sharing(self) -> None:
+        if self.stage_1 is not None and self.stage_1.branch_first.count:
+            raise ValueError("stage_1.branch_first: only Stage 2 has a deviation branch")
+        if self.stage_2 is not None and self.stage_2.branch_first.count:
+            if self.method != "dsm" or not self.readings.deviation:
+                raise ValueError("stage_2.branch_first needs a deviation branch: method dsm, readings.deviation")
+            if self.hardware.devices * self.hardware.nodes > 1:
+                raise ValueError("stage_2.branch_first: a deviation branch learns alone in one process only")
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
         if self.batch.size % parts:
             raise ValueError(f"a batch of {self.batch.size} patches cannot be shared out to {parts} parts")

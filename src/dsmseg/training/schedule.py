@@ -16,6 +16,7 @@ class Schedule:
     shape: Literal["plateau", "cosine"]
     warm_up: int
     cool_down: int
+    branch_first: int = 0
 
     @classmethod
     def of(cls, stage: Stage, epoch: int) -> "Schedule":
@@ -26,6 +27,7 @@ class Schedule:
             shape=stage.schedule,
             warm_up=stage.warm_up.steps(epoch),
             cool_down=stage.cool_down.steps(epoch),
+            branch_first=stage.branch_first.steps(epoch),
         )
 
     def rate(self, step: int) -> float:
