@@ -128,6 +128,29 @@ def test_the_branch_goes_by_organs_that_it_is_told_of_and_by_its_own_where_it_is
     torch.testing.assert_close(by_label[:, SPLEEN], own[:, SPLEEN])
 
 
+def test_before_tumor_queries_look_at_the_levels_the_branch_and_what_reads_it_learn_alone():
+    torch.manual_seed(0)
+    config = replace(PRESETS["small"], organs=6, tumors=3)
+    network = build(config, torch.randn(9, config.text_width)).train()
+    output = network(torch.rand(1, 2, 64, 64, 32), before_looking=True)
+    assert output.tumor_logits.shape == (1, 3, 64, 64, 32)
+    assert output.tumor_presence is None
+    (output.tumor_logits.square().mean() + output.any_tumor.square().mean()).backward()
+    learning = {name for name, one in network.named_parameters() if one.grad is not None}
+    assert {name.split(".")[0] for name in learning} == {"deviation_branch", "tumor_head", "tumor_decoder"}
+    assert {name for name in learning if name.startswith("tumor_decoder")} == {
+        "tumor_decoder.tumor_queries", "tumor_decoder.norm.weight", "tumor_decoder.norm.bias",
+    }  # fmt: skip
+    assert not any("to_levels" in name for name in learning)
+
+
+def test_without_a_branch_nothing_can_be_answered_before_tumor_queries_look():
+    config = replace(PRESETS["small"], organs=6, tumors=3, readings=Readings(deviation=False))
+    network = build(config, torch.randn(9, config.text_width))
+    with pytest.raises(ValueError, match="deviation branch"):
+        network(torch.rand(1, 2, 64, 64, 32), before_looking=True)
+
+
 def labelled(organ: int, tumor: int) -> PartialLabels:
     """Label an organ over half of a patch, with a tumor in it."""
     masks = torch.zeros(1, 6, 8, 8, 8, dtype=torch.bool)

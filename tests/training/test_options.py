@@ -63,6 +63,24 @@ def test_the_deviation_branch_is_told_labelled_organs_in_the_share_of_patches_th
     assert in_stage_2[0][0, LIVER].dtype == torch.bool
 
 
+def test_the_deviation_branch_learns_alone_in_the_first_steps_of_stage_2(stored_recipe, tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def spy(self, image, *told, before_looking=False):
+        asked.append(before_looking)
+        return forward(self, image, *told, before_looking=before_looking)
+
+    forward = DSM.forward
+    monkeypatch.setattr(DSM, "forward", spy)
+    course = ["stage_2.branch_first=2 steps", "stage_1.length=1", "reporting.log_every=1"]
+    train(load_recipe(stored_recipe, course), tmp_path / "run")
+    assert asked == [False, True, True, False]
+    stage_2 = [entry for entry in entries(tmp_path / "run") if entry["stage"] == 2]
+    assert [("mask" in entry, "tumor_in_hosts" in entry) for entry in stage_2] == [
+        (False, True), (False, True), (True, True),
+    ]  # fmt: skip
+
+
 def test_stage_2_goes_on_from_organ_queries_of_its_own_readings_alone(stored_recipe, tmp_path) -> None:
     settings = ["start=starter", "stage_1=null"]
     with pytest.raises(WeightsError, match="trained with other readings") as caught:

@@ -46,6 +46,7 @@ def test_a_setting_can_be_overridden(recipe_file) -> None:
         ("batch={stored: 2}", "there is no store"),
         ("classes=[wombat]", "wombat"),
         ("freeze=[head]", "'freeze.0'"),
+        ("stage_1.branch_first=2 steps", "only Stage 2 has a deviation branch"),
         ("hardware.devices=3", "cannot be shared out to 3 parts"),
         ("freeze=[backbone, organ_decoder, organ_head, presence_head]", "leaves Stage 1 nothing to learn"),
         ("stage_2={length: 3 steps}", "have them put into drawn ones"),
@@ -57,6 +58,15 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(recipe_file, overri
     with pytest.raises(InputError, match=told) as error:
         load_recipe(recipe_file, [override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [("hardware.devices=2", "in one process only"), ("readings.deviation=false", "needs a deviation branch")],
+)
+def test_a_branch_that_is_missing_or_shared_cannot_learn_alone(stored_recipe, setting, told) -> None:
+    with pytest.raises(InputError, match=told):
+        load_recipe(stored_recipe, ["stage_2.branch_first=2 steps", "batch.stored=2", setting])
 
 
 @pytest.mark.parametrize("certainty", ["given", "none"])
