@@ -16,7 +16,7 @@ from dsmseg.model.losses import (
 from dsmseg.taxonomy import CLASSES, find
 from dsmseg.taxonomy import TUMORS as KINDS
 from dsmseg.training.course_settings import Loss
-from dsmseg.training.objective import known_counts, losses, losses_before_looking
+from dsmseg.training.objective import known_counts, losses, losses_within_hosts
 
 ORGANS, TUMORS = 25, 20
 _HOSTS = {CLASSES.index(kind): [CLASSES.index(find(name)) for name in kind.hosts] for kind in KINDS}
@@ -118,7 +118,7 @@ def test_before_looking_tumors_are_judged_within_hosts_alone() -> None:
     output, labels = case()
     output = output._replace(any_tumor=torch.zeros(1, 16, 16, 16))
     whole = losses(output, labels, Loss(tumor=2.0))
-    terms = losses_before_looking(output, labels, Loss(tumor=2.0))
+    terms = losses_within_hosts(output, labels, Loss(tumor=2.0))
     assert set(terms) == {"tumor_in_hosts", "any_tumor"}
     for name, term in terms.items():
         torch.testing.assert_close(term, whole[name])

@@ -16,7 +16,7 @@ from torch.nn import functional
 from dsmseg.model.attention import START_SCALE
 from dsmseg.model.pointwise import PointwiseConvolution
 
-_MOST_SPREADS = 5.0
+_MOST_SPREADS = 5.0  # of an organ's voxels; beyond that it is surely not the organ
 _LEAST_SPREAD = 0.1  # units, 4 HU: less than the noise of any scan
 _TO_DEVIATION = 1.4826  # of a median distance, to the standard deviation of what is spread normally
 _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visible tumor differs by

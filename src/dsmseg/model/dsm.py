@@ -127,17 +127,23 @@ class DSM(nn.Module):
         # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
         anomalies = [anomaly_score(response.sigmoid()) for response in organs.responses]
         if self.tumor_decoder is None:
-            return self._organs(organs, organs.queries, features, anomalies)
-        seen = self._seen(image, features, organs, told or {})
+            return self._organs(organs, organs.queries, self.organ_head(organs.queries, features), anomalies)
+        seen: Deviations | None = None
+        if self.deviation_branch is not None:
+            with torch.no_grad():
+                found = self.organ_head(organs.queries, features)
+            seen = self.deviation_branch(features.levels, image, _as_told(found, told or {}))
         if before_looking:
-            return self._before_looking(organs, features, seen, anomalies)
+            if seen is None:
+                raise ValueError("only Stage 2 with a deviation branch can answer before tumor queries look")
+            return self._before_looking(self._organs(organs, organs.queries, found, anomalies), features, seen)
         finest = features.half if self._reads_half else features.embedding
         by_deviation = self.tumor_decoder.points_to == "deviation"
         scores = deviation_scores(image, organs.responses) if by_deviation else anomalies
         levels = features.levels if seen is None else seen.levels
         refined = self.tumor_decoder(levels, organs.queries, scores, finest)
         features = features._replace(**{"half" if self._reads_half else "embedding": refined.finest})
-        output = self._organs(organs, refined.organs, features, anomalies)
+        output = self._organs(organs, refined.organs, self.organ_head(refined.organs, features), anomalies)
         if seen is None:
             return self._with_tumors(output, refined, features)
         output = self._with_tumors(output, refined, self._beside(features, seen))
@@ -148,55 +154,30 @@ class DSM(nn.Module):
         """Whether organs' masks are read from the map at stride 2 as well."""
         return self.organ_head.half_channels > 0
 
-    def _seen(
-        self,
-        image: Float[Tensor, "batch window x y z"],
-        features: PixelFeatures,
-        organs: OrganAnswers,
-        told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]],
-    ) -> Deviations | None:
-        """Give what the deviation branch sees, where there is one."""
-        if self.deviation_branch is None:
-            return None
-        with torch.no_grad():
-            found = self.organ_head(organs.queries, features)
-            for (item, organ), mask in told.items():
-                found[item, organ] = torch.where(mask, SURE, -SURE)
-        seen: Deviations = self.deviation_branch(features.levels, image, found)
-        return seen
-
     def _beside(self, features: PixelFeatures, seen: Deviations) -> PixelFeatures:
         """Give what tumors read: what the branch sees beside what organs read."""
         half = [features.half, seen.half.to(features.half.dtype)] if self._reads_half else [seen.half]
         embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
         return features._replace(embedding=embedding, half=torch.cat(half, dim=1))
 
-    def _before_looking(
-        self,
-        organs: OrganAnswers,
-        features: PixelFeatures,
-        seen: Deviations | None,
-        anomalies: Sequence[Float[Tensor, "batch x_i y_i z_i"]],
-    ) -> DSMOutput:
-        """Give what tumor queries say before they look at the levels."""
-        if seen is None or self.tumor_head is None or self.tumor_decoder is None:
-            raise ValueError("only Stage 2 with a deviation branch can answer before tumor queries look")
-        with torch.no_grad():
-            output = self._organs(organs, organs.queries, features, anomalies)
+    def _before_looking(self, of_stage_1: DSMOutput, features: PixelFeatures, seen: Deviations) -> DSMOutput:
+        """Add what tumor queries say before they look at the levels to what Stage 1 says."""
+        if self.tumor_head is None or self.tumor_decoder is None:
+            raise ValueError("Stage 2 needs a decoder and a head of tumors")
         queries = self.tumor_decoder.unrefined(len(seen.any_tumor))
         tumor_logits: Tensor = self.tumor_head(queries, self._beside(features, seen))
-        return output._replace(tumor_logits=tumor_logits, any_tumor=seen.any_tumor)
+        return of_stage_1._replace(tumor_logits=tumor_logits, any_tumor=seen.any_tumor)
 
     def _organs(
         self,
         organs: OrganAnswers,
         queries: Float[Tensor, "batch organ width"],
-        features: PixelFeatures,
+        organ_logits: Float[Tensor, "batch organ x y z"],
         anomalies: Sequence[Float[Tensor, "batch x_i y_i z_i"]],
     ) -> DSMOutput:
-        """Give what organ ``queries``, those of Stage 1 or refined by Stage 2, say with ``features``."""
+        """Give what organ ``queries``, those of Stage 1 or refined by Stage 2, say, with their masks."""
         return DSMOutput(
-            organ_logits=self.organ_head(queries, features),
+            organ_logits=organ_logits,
             presence=self.presence_head(queries).squeeze(-1),
             responses=organs.responses,
             background=organs.background,
@@ -218,6 +199,17 @@ class DSM(nn.Module):
         if self.query_classification is not None:
             output = _read_classes(output, tumor_logits, self.query_classification(queries))
         return output if self.training else _weighed_by_presence(output)
+
+
+def _as_told(
+    organ_logits: Float[Tensor, "batch organ x y z"], told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]]
+) -> Float[Tensor, "batch organ x y z"]:
+    """Put masks that are told, by item and organ, in the place of the network's own."""
+    if told:
+        organ_logits = organ_logits.clone()
+    for (item, organ), mask in told.items():
+        organ_logits[item, organ] = torch.where(mask, SURE, -SURE)
+    return organ_logits
 
 
 def answered_in_hosts(output: DSMOutput, unseen: Mapping[int, Sequence[int]]) -> DSMOutput:

@@ -22,7 +22,7 @@ from dsmseg.taxonomy import CLASSES
 from dsmseg.training.course_settings import Stage
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
-from dsmseg.training.objective import dice, known_counts, losses, losses_before_looking, readings
+from dsmseg.training.objective import dice, known_counts, losses, losses_within_hosts, readings
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe
@@ -175,7 +175,7 @@ class Learner:
         told = self._told_organs(labels, step)
         if step < self.schedule.branch_first:
             output = self.module(image, *told, before_looking=True)
-            return output, losses_before_looking(output, labels, self.recipe.loss)
+            return output, losses_within_hosts(output, labels, self.recipe.loss)
         output = self.module(image, *told)
         return output, self._losses(output, labels)
 

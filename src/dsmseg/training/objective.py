@@ -56,11 +56,7 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
         by_tumors = response_loss(output.tumor_responses, tumors, **readings(weights, weights.tumor_share))
         terms["tumor_response"] = weights.tumor * weights.response * by_tumors
         terms["tumor_presence"] = weights.tumor * weights.presence * presence_loss(output.tumor_presence, tumors)
-        if weights.in_hosts and output.tumor_logits is not None and output.proposals is None:
-            within = in_hosts_loss(output.tumor_logits, labels, _HOSTS)
-            terms["tumor_in_hosts"] = weights.tumor * weights.in_hosts * within
-    if output.any_tumor is not None:
-        terms["any_tumor"] = weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS)
+    terms |= losses_within_hosts(output, labels, weights)
     if weights.alignment and output.log_probability is not None:
         log_p = output.log_probability.diagonal(dim1=1, dim2=2)
         known = labels.annotated
@@ -68,14 +64,15 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     return terms
 
 
-def losses_before_looking(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
-    """Give the terms of steps in which the deviation branch learns alone: tumors within their hosts, and any tumor."""
-    if output.tumor_logits is None or output.any_tumor is None:
-        raise ValueError("there is no deviation branch to learn alone")
-    return {
-        "tumor_in_hosts": weights.tumor * weights.in_hosts * in_hosts_loss(output.tumor_logits, labels, _HOSTS),
-        "any_tumor": weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS),
-    }
+def losses_within_hosts(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
+    """Give the terms of tumors within their hosts alone: all that there is while the deviation branch learns alone."""
+    terms = {}
+    if weights.in_hosts and output.tumor_logits is not None and output.proposals is None:
+        within = in_hosts_loss(output.tumor_logits, labels, _HOSTS)
+        terms["tumor_in_hosts"] = weights.tumor * weights.in_hosts * within
+    if output.any_tumor is not None:
+        terms["any_tumor"] = weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS)
+    return terms
 
 
 def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[str, int]:

@@ -101,6 +101,7 @@ class Recipe(Section):
         if not self.sampling.anywhere:
             raise ValueError("sampling.anywhere is 0: a data set without such classes could not be drawn from")
         self._check_sources()
+        self._check_branch_first()
         self._check_sharing()
         self._check_validation()
         self._check_what_learns()
@@ -137,6 +138,15 @@ class Recipe(Section):
             told = f"loss.certainty = {self.loss.certainty} leaves nothing that teaches text_alignment"
             raise ValueError(f"{told}: give loss.alignment a weight, or freeze it")
 
+    def _check_branch_first(self) -> None:
+        if self.stage_1 is not None and self.stage_1.branch_first.count:
+            raise ValueError("stage_1.branch_first: only Stage 2 has a deviation branch")
+        if self.stage_2 is not None and self.stage_2.branch_first.count:
+            if self.method != "dsm" or not self.readings.deviation:
+                raise ValueError("stage_2.branch_first needs a deviation branch: method dsm, readings.deviation")
+            if self.hardware.devices * self.hardware.nodes > 1:
+                raise ValueError("stage_2.branch_first: a deviation branch learns alone in one process only")
+
     def _check_sources(self) -> None:
         batch = self.batch
         if batch.size == 0:
@@ -162,13 +172,6 @@ class Recipe(Section):
             raise ValueError("the weights cannot be named like the best of a run: leave _best away")
 
     def _check_sharing(self) -> None:
-        if self.stage_1 is not None and self.stage_1.branch_first.count:
-            raise ValueError("stage_1.branch_first: only Stage 2 has a deviation branch")
-        if self.stage_2 is not None and self.stage_2.branch_first.count:
-            if self.method != "dsm" or not self.readings.deviation:
-                raise ValueError("stage_2.branch_first needs a deviation branch: method dsm, readings.deviation")
-            if self.hardware.devices * self.hardware.nodes > 1:
-                raise ValueError("stage_2.branch_first: a deviation branch learns alone in one process only")
         parts = self.hardware.devices * self.hardware.nodes * self.hardware.accumulate
         if self.batch.size % parts:
             raise ValueError(f"a batch of {self.batch.size} patches cannot be shared out to {parts} parts")

@@ -166,7 +166,7 @@ def _drawn(recipe: Recipe, stage: Literal[1, 2], plan: TumorPlan | None) -> Draw
     warp = WarpRange(rotation=patch.rotation, scale=patch.scale, stretch=patch.stretch, elastic=patch.elastic)
     full = PatchPlan(size=patch.size, spacing=patch.spacing, warp=warp, phases=patch.phases)
     if plan is not None and recipe.tumors is not None:
-        hosts = {find(name).id for kind in plan.kinds for name in kind.hosts}
+        hosts = _hosts((), plan)
         share = 1.0 if stage == 2 and recipe.sampling.near_hosts else recipe.tumors.near
         full = replace(full, near=tuple(sorted(hosts)), near_share=share)
     return DrawnPatches(
