@@ -103,13 +103,15 @@ def test_the_branch_adds_little_to_the_levels_at_first_and_every_parameter_learn
     image, logits = two_organs()
     levels = tuple(torch.randn(1, 8, *[SIDE // stride] * 3) for stride in (32, 16, 8, 4))
     branch = DeviationBranch(windows=1, level_channels=(8, 8, 8, 8))
-    seen = branch(levels, image, logits)
-    assert [one.shape for one in seen.levels] == [one.shape for one in levels]
+    seen = branch(image, logits)
+    gained = branch.added_to(levels, seen)
+    assert [one.shape for one in gained] == [one.shape for one in levels]
     assert seen.half.shape == (1, branch.channels, *[SIDE // 2] * 3)
-    for own, gained, changes in zip(levels, seen.levels, (False, False, True, True), strict=True):
-        difference = (own - gained).abs().max()
+    assert seen.read.shape == (1, branch.read_channels, *[SIDE] * 3)
+    for own, one, changes in zip(levels, gained, (False, False, True, True), strict=True):
+        difference = (own - one).abs().max()
         assert (0 < difference < 0.1) if changes else difference == 0
-    sum(one.square().mean() for one in (*seen.levels, seen.half, seen.any_tumor)).backward()
+    sum(one.square().mean() for one in (*gained, seen.read, seen.half, seen.any_tumor)).backward()
     assert all(bool(one.grad.any()) for one in branch.parameters())
 
 
@@ -118,7 +120,7 @@ def test_the_branch_goes_by_organs_that_it_is_told_of_and_by_its_own_where_it_is
     config = replace(PRESETS["small"], organs=6, tumors=3)
     network = build(config, torch.randn(9, config.text_width)).train()
     image, seen = torch.rand(1, 2, 64, 64, 32), []
-    network.deviation_branch.register_forward_hook(lambda _module, given, _seen: seen.append(given[2]))
+    network.deviation_branch.register_forward_hook(lambda _module, given, _seen: seen.append(given[1]))
     told = torch.zeros(64, 64, 32, dtype=torch.bool)
     told[:30] = True
     network(image)
@@ -128,13 +130,17 @@ def test_the_branch_goes_by_organs_that_it_is_told_of_and_by_its_own_where_it_is
     torch.testing.assert_close(by_label[:, SPLEEN], own[:, SPLEEN])
 
 
-def test_before_tumor_queries_look_at_the_levels_the_branch_and_what_reads_it_learn_alone():
+def test_alone_the_branch_goes_by_labelled_organs_and_learns_with_what_reads_it():
     torch.manual_seed(0)
     config = replace(PRESETS["small"], organs=6, tumors=3)
     network = build(config, torch.randn(9, config.text_width)).train()
-    output = network(torch.rand(1, 2, 64, 64, 32), before_looking=True)
+    told = torch.zeros(64, 64, 32, dtype=torch.bool)
+    told[:30] = True
+    image = torch.rand(1, 2, 64, 64, 32)
+    output = network(image, {(0, LIVER): told}, branch_alone=True)
     assert output.tumor_logits.shape == (1, 3, 64, 64, 32)
     assert output.tumor_presence is None
+    torch.testing.assert_close(output.organ_logits[0, LIVER], torch.where(told, 10.0, -10.0))
     (output.tumor_logits.square().mean() + output.any_tumor.square().mean()).backward()
     learning = {name for name, one in network.named_parameters() if one.grad is not None}
     assert {name.split(".")[0] for name in learning} == {"deviation_branch", "tumor_head", "tumor_decoder"}
@@ -142,13 +148,28 @@ def test_before_tumor_queries_look_at_the_levels_the_branch_and_what_reads_it_le
         "tumor_decoder.tumor_queries", "tumor_decoder.norm.weight", "tumor_decoder.norm.bias",
     }  # fmt: skip
     assert not any("to_levels" in name for name in learning)
+    assert not torch.equal(network(image, {}, branch_alone=True).tumor_logits, output.tumor_logits)
 
 
-def test_without_a_branch_nothing_can_be_answered_before_tumor_queries_look():
+def test_without_a_branch_nothing_can_be_answered_by_it_alone():
     config = replace(PRESETS["small"], organs=6, tumors=3, readings=Readings(deviation=False))
     network = build(config, torch.randn(9, config.text_width))
     with pytest.raises(ValueError, match="deviation branch"):
-        network(torch.rand(1, 2, 64, 64, 32), before_looking=True)
+        network(torch.rand(1, 2, 64, 64, 32), branch_alone=True)
+
+
+@pytest.mark.parametrize("half_masks", [False, True])
+def test_tumors_masks_begin_with_what_the_branch_sees_and_next_to_nothing_of_the_backbone(half_masks):
+    torch.manual_seed(0)
+    config = replace(PRESETS["small"], organs=6, tumors=3, readings=Readings(half_masks=half_masks))
+    network = build(config, torch.randn(9, config.text_width))
+    backbone, head = network.backbone, network.tumor_head
+    sizes = head.kernel[-1].weight.abs().mean(1).detach()
+    parts = [backbone.embedding_channels, network.deviation_branch.read_channels]
+    parts += [backbone.half_channels] if half_masks else []
+    loud = [float(part.mean()) for part in sizes[:-1].split([*parts, len(sizes) - 1 - sum(parts)])]
+    of_backbone = [loud[place] for place in ((0, 2) if half_masks else (0,))]
+    assert max(of_backbone) < 0.1 * min(one for one in loud if one not in of_backbone)
 
 
 def labelled(organ: int, tumor: int) -> PartialLabels:

@@ -134,7 +134,7 @@ def test_the_dqr_decoder_gets_every_level_the_organ_queries_of_stage_1_and_every
     levels, (queries, responses, _) = seen["backbone"][1].levels, seen["organ_decoder"][1]
     given_levels, given_queries, scores, finest = seen["tumor_decoder"][0]
     assert torch.equal(finest, seen["backbone"][1].half)
-    gained = seen["deviation_branch"][1].levels
+    gained = network.deviation_branch.added_to(levels, seen["deviation_branch"][1])
     assert all(map(torch.equal, given_levels, gained))
     assert all(map(torch.equal, gained[:2], levels[:2]))
     assert all(map(torch.equal, seen["organ_decoder"][0][0], levels))

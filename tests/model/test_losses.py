@@ -12,14 +12,16 @@ from torch.nn import functional
 
 from dsmseg.model.losses import (
     NEARLY_ALL,
+    SMALL_LESION,
     SMOOTHING,
     MaskLossTerms,
     PartialLabels,
+    _balanced_cross_entropy,
     background_loss,
     batch_dice_loss,
     cross_entropy_loss,
     dice_loss,
-    in_hosts_loss,
+    in_organs_loss,
     mask_loss,
     presence_loss,
     response_loss,
@@ -410,25 +412,29 @@ def in_two_organs() -> PartialLabels:
     return PartialLabels(masks, annotated)
 
 
-IN_HOSTS = {2: [0], 3: [1]}
-
-
-def test_within_its_host_a_tumor_s_voxels_count_as_much_as_all_others_and_nothing_counts_beyond() -> None:
+def test_within_organs_a_tumor_s_voxels_count_as_much_as_all_others_and_nothing_counts_beyond() -> None:
     labels = in_two_organs()
     logits = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    loss = in_hosts_loss(logits, labels, IN_HOSTS)
-    tumor, host = labels.masks[:, 2], labels.masks[:, 0]
-    p = logits[:, 0].detach().sigmoid().double()
-    first = -p[0][tumor[0]].log().mean() - (1 - p[0][host[0] & ~tumor[0]]).log().mean()
-    second = -(1 - p[1][host[1]]).log().mean()  # no tumor: one side
-    overlap, extent = 2 * p[tumor].sum() + SMOOTHING, p[host].sum() + tumor.sum() + SMOOTHING
-    assert loss.item() == pytest.approx(float((first + second) / 2 + 1 - overlap / extent), rel=1e-5)
+    loss = in_organs_loss(logits, labels, 2)
+    tumor, organ = labels.masks[:, 2], labels.masks[:, 0]
+    p = logits.detach().sigmoid().double()
+    first = -p[0, 0][tumor[0]].log().sum() / SMALL_LESION - (1 - p[0, 0][organ[0] & ~tumor[0]]).log().mean()
+    second = -(1 - p[1, 0][organ[1]]).log().mean()  # no tumor: one side
+    third = -(1 - p[1, 1][organ[1]]).log().mean()  # the other kind, in an organ that is not its host
+    overlap, extent = 2 * p[:, 0][tumor].sum() + SMOOTHING, p[:, 0][organ].sum() + tumor.sum() + SMOOTHING
+    assert loss.item() == pytest.approx(float((first + second + third) / 3 + 1 - overlap / extent), rel=1e-5)
     loss.backward()
-    assert not logits.grad[:, 0][~host].any()
-    assert not logits.grad[:, 1].any()  # annotated in the second patch, where neither it nor a host of it is known
+    assert not logits.grad[:, 0][~organ].any()
+    assert not logits.grad[0, 1].any()  # not annotated there
     assert bool((logits.grad[:, 0][tumor] < 0).all())
 
 
-def test_where_no_tumor_is_annotated_nothing_is_learned_within_hosts() -> None:
+def test_each_voxel_of_a_small_lesion_counts_as_much_as_one_of_a_lesion_of_15_mm() -> None:
+    small = _balanced_cross_entropy(torch.zeros(100), torch.arange(100) < 6)
+    assert small.item() == pytest.approx(math.log(2) * (6 / SMALL_LESION + 1))
+    assert _balanced_cross_entropy(torch.zeros(200), torch.arange(200) < 90).item() == pytest.approx(2 * math.log(2))
+
+
+def test_where_no_tumor_is_annotated_nothing_is_learned_within_organs() -> None:
     labels = replace(in_two_organs(), annotated=torch.zeros(2, 4, dtype=torch.bool))
-    assert float(in_hosts_loss(torch.randn(2, 2, 8, 8, 8), labels, IN_HOSTS)) == 0
+    assert float(in_organs_loss(torch.randn(2, 2, 8, 8, 8), labels, 2)) == 0

@@ -7,7 +7,7 @@ from dsmseg.model import DSMOutput
 from dsmseg.model.losses import (
     PartialLabels,
     background_loss,
-    in_hosts_loss,
+    in_organs_loss,
     mask_loss,
     part_of,
     presence_loss,
@@ -16,11 +16,11 @@ from dsmseg.model.losses import (
 from dsmseg.taxonomy import CLASSES, find
 from dsmseg.taxonomy import TUMORS as KINDS
 from dsmseg.training.course_settings import Loss
-from dsmseg.training.objective import known_counts, losses, losses_within_hosts
+from dsmseg.training.objective import known_counts, losses, losses_within_organs
 
 ORGANS, TUMORS = 25, 20
 _HOSTS = {CLASSES.index(kind): [CLASSES.index(find(name)) for name in kind.hosts] for kind in KINDS}
-LETTER = {"dice_over": "patch", "organ_share": 0.0, "tumor_share": 0.0, "in_hosts": 0.0}
+LETTER = {"dice_over": "patch", "organ_share": 0.0, "tumor_share": 0.0, "in_organs": 0.0}
 TO_THE_LETTER = Loss(certainty="learned", alignment=0.0, **LETTER)
 
 
@@ -54,7 +54,7 @@ def test_tumors_count_as_much_as_organs_however_many_a_scan_tells_of() -> None:
     torch.testing.assert_close(terms["tumor_mask"], expected)
     assert known_counts(labels, ORGANS, matched=False) == {
         "mask": 25, "tumor_mask": 1, "response": 25, "presence": 25, "tumor_response": 1, "tumor_presence": 1,
-        "tumor_in_hosts": 1, "any_tumor": 1, "alignment": 26, "query_distribution": 1,
+        "tumor_in_organs": 1, "any_tumor": 1, "alignment": 26, "query_distribution": 1,
     }  # fmt: skip
     assert known_counts(labels, ORGANS, matched=True)["mask"] == 26
 
@@ -101,10 +101,10 @@ def test_tumors_answer_by_presence_and_at_two_levels_and_background_queries_besi
     tumors = part_of(labels, ORGANS, ORGANS + TUMORS)
     terms = losses(output, labels, Loss(tumor=2.0, presence=0.3, response=0.5))
     torch.testing.assert_close(terms["tumor_presence"], 0.6 * presence_loss(output.tumor_presence, tumors))
-    assert terms["tumor_in_hosts"].item() == pytest.approx(
-        8 * in_hosts_loss(output.tumor_logits, labels, _HOSTS).item(), rel=1e-5
+    assert terms["tumor_in_organs"].item() == pytest.approx(
+        8 * in_organs_loss(output.tumor_logits, labels, ORGANS).item(), rel=1e-5
     )
-    assert "tumor_in_hosts" not in losses(output, labels, Loss(in_hosts=0))
+    assert "tumor_in_organs" not in losses(output, labels, Loss(in_organs=0))
     expected = response_loss(
         output.tumor_responses, tumors, cross_entropy_weight=20.0, over_batch=True, least_share=0.1
     )
@@ -114,12 +114,12 @@ def test_tumors_answer_by_presence_and_at_two_levels_and_background_queries_besi
     torch.testing.assert_close(terms["response"], without + by_background)
 
 
-def test_before_looking_tumors_are_judged_within_hosts_alone() -> None:
+def test_while_the_branch_learns_alone_tumors_are_judged_within_organs_alone() -> None:
     output, labels = case()
     output = output._replace(any_tumor=torch.zeros(1, 16, 16, 16))
     whole = losses(output, labels, Loss(tumor=2.0))
-    terms = losses_within_hosts(output, labels, Loss(tumor=2.0))
-    assert set(terms) == {"tumor_in_hosts", "any_tumor"}
+    terms = losses_within_organs(output, labels, Loss(tumor=2.0))
+    assert set(terms) == {"tumor_in_organs", "any_tumor"}
     for name, term in terms.items():
         torch.testing.assert_close(term, whole[name])
 

@@ -66,9 +66,10 @@ def test_the_deviation_branch_is_told_labelled_organs_in_the_share_of_patches_th
 def test_the_deviation_branch_learns_alone_in_the_first_steps_of_stage_2(stored_recipe, tmp_path, monkeypatch) -> None:
     asked = []
 
-    def spy(self, image, *told, before_looking=False):
-        asked.append(before_looking)
-        return forward(self, image, *told, before_looking=before_looking)
+    def spy(self, image, *told, branch_alone=False):
+        asked.append(branch_alone)
+        assert not branch_alone or (0, LIVER) in told[0] or (1, LIVER) in told[0]  # the labelled organs
+        return forward(self, image, *told, branch_alone=branch_alone)
 
     forward = DSM.forward
     monkeypatch.setattr(DSM, "forward", spy)
@@ -76,7 +77,7 @@ def test_the_deviation_branch_learns_alone_in_the_first_steps_of_stage_2(stored_
     train(load_recipe(stored_recipe, course), tmp_path / "run")
     assert asked == [False, True, True, False]
     stage_2 = [entry for entry in entries(tmp_path / "run") if entry["stage"] == 2]
-    assert [("mask" in entry, "tumor_in_hosts" in entry) for entry in stage_2] == [
+    assert [("mask" in entry, "tumor_in_organs" in entry) for entry in stage_2] == [
         (False, True), (False, True), (True, True),
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.attention import START_SCALE
+from dsmseg.model.mask_head import add_doubled
 from dsmseg.model.pointwise import PointwiseConvolution
 
 _MOST_SPREADS = 5.0  # of an organ's voxels; beyond that it is surely not the organ
@@ -23,6 +24,9 @@ _UNIT = 0.1  # of a HU window, 42 HU in one of soft tissue: what a clearly visib
 _MOST = 3.0  # units; beyond that it is gas, bone or metal, however far
 _CLAIMS = -2.0  # logit, a probability of 0.12: a tumor is a part of its organ that the mask is less sure of
 _CLAIMED = 0.6  # share of a voxel of stride 4 that an organ claims where its center is taken from: its surface is not
+_DETAILS = 16
+"""Channels at full resolution."""
+
 BESIDE = 5
 """Channels of `center_deviations` beside a distance in every HU window."""
 
@@ -119,11 +123,11 @@ def _mean(values: Float[Tensor, "batch 1 x y z"], size: int) -> Float[Tensor, "b
 class DeviationBranch(nn.Module):
     """A small U-Net, of strides 2, 4 and 8, that looks at `center_deviations`.
 
-    The masks of tumors read its map at stride 2 and what comes in, and F_3 and F_4 gain its maps at strides 8 and 4. It
-    tells beside how much a voxel looks like a tumor, of whatever organ: what kinds are answered by that no label ever
-    showed. It has no normalization: what comes in has a scale of its own, and a patch that shows little of an organ
-    must look like one that shows all of it. What the levels gain begins near zero, so that Stage 2 begins with what
-    Stage 1 has learned.
+    The masks of tumors read what comes in, its map at stride 2, and one at full resolution, which shows the outline of
+    small lesions; F_3 and F_4 gain its maps at strides 8 and 4. It tells beside how much a voxel looks like a tumor, of
+    whatever organ: what kinds are answered by that no label ever showed. It has no normalization: what comes in has a
+    scale of its own, and a patch that shows little of an organ must look like one that shows all of it. What the levels
+    gain begins near zero, so that Stage 2 begins with what Stage 1 has learned.
     """
 
     channels = 48
@@ -134,12 +138,16 @@ class DeviationBranch(nn.Module):
         super().__init__()
         fine, coarse = self.channels, 2 * self.channels
         self.seen_channels = 2 * windows + BESIDE
+        self.read_channels = self.seen_channels + _DETAILS
         self.at_2 = nn.Sequential(_Block(self.seen_channels, fine, stride=2), _Block(fine, fine))
         self.at_4 = nn.Sequential(_Block(fine, coarse, stride=2), _Block(coarse, coarse))
         self.at_8 = nn.Sequential(_Block(coarse, coarse, stride=2), _Block(coarse, coarse))
         self.up_to_4 = PointwiseConvolution(coarse, coarse, kernel_size=1)
         self.up_to_2 = PointwiseConvolution(coarse, fine, kernel_size=1)
         self.back_at_4, self.back_at_2 = _Block(coarse, coarse), _Block(fine, fine)
+        self.at_1 = _convolution(self.seen_channels, _DETAILS)
+        self.up_to_1 = PointwiseConvolution(fine, _DETAILS, kernel_size=1)
+        self.back_at_1 = nn.Sequential(nn.LeakyReLU(_LEAK, inplace=True), _Block(_DETAILS, _DETAILS))
         self.any_tumor = PointwiseConvolution(fine + self.seen_channels, 1, kernel_size=1)
         self.to_levels = nn.ModuleList(
             PointwiseConvolution(coarse, channels, kernel_size=1) for channels in level_channels[-2:]
@@ -150,35 +158,42 @@ class DeviationBranch(nn.Module):
 
     def forward(
         self,
-        levels: Sequence[Float[Tensor, "batch channel_i x_i y_i z_i"]],
         image: Float[Tensor, "batch window x y z"],
         organ_logits: Float[Tensor, "batch organ x y z"],
     ) -> "Deviations":
-        """Return what the branch sees of an ``image`` with the masks of Stage 1's organs, and what F_1..F_4 gain."""
+        """Return what the branch sees of an ``image`` with the masks of Stage 1's organs."""
         seen = _GAIN * torch.cat([center_deviations(image, organ_logits).to(image.dtype), image], dim=1)
         half = self.at_2(seen)
         quarter = self.at_4(half)
         eighth = self.at_8(quarter)
         quarter = self.back_at_4(quarter + _upsample(self.up_to_4(eighth), quarter))
         half = self.back_at_2(half + _upsample(self.up_to_2(quarter), half))
-        levels = list(levels)
-        for place, project, gained in zip((-2, -1), self.to_levels, (eighth, quarter), strict=True):
-            levels[place] = levels[place] + project(gained)
         coarse = functional.avg_pool3d(seen, 2, ceil_mode=True).to(half.dtype)
         any_tumor = self.any_tumor(torch.cat([half, coarse], dim=1))[:, 0]
-        return Deviations(levels, seen, half, any_tumor)
+        details = self.back_at_1(add_doubled(self.at_1(seen), self.up_to_1(half)))
+        return Deviations(torch.cat([seen, details.to(seen.dtype)], dim=1), half, quarter, eighth, any_tumor)
+
+    def added_to(
+        self, levels: Sequence[Float[Tensor, "batch channel_i x_i y_i z_i"]], seen: "Deviations"
+    ) -> list[Float[Tensor, "batch channel_i x_i y_i z_i"]]:
+        """Return F_1..F_4 with what F_3 and F_4 gain."""
+        levels = list(levels)
+        for place, project, gained in zip((-2, -1), self.to_levels, (seen.eighth, seen.quarter), strict=True):
+            levels[place] = levels[place] + project(gained)
+        return levels
 
 
 class Deviations(NamedTuple):
     """What `DeviationBranch` sees.
 
-    levels: F_1..F_4 with what it adds to F_3 and F_4. seen: what comes in, `center_deviations` and the image. half: its
-    map at stride 2. any_tumor: logits at stride 2.
+    read: at full resolution what comes in, `center_deviations` and the image, and its map there.
+    half, quarter, eighth: its maps at strides 2, 4 and 8. any_tumor: logits at stride 2.
     """
 
-    levels: list[Float[Tensor, "batch channel_i x_i y_i z_i"]]
-    seen: Float[Tensor, "batch seen x y z"]
+    read: Float[Tensor, "batch read x y z"]
     half: Float[Tensor, "batch channel x_2 y_2 z_2"]
+    quarter: Float[Tensor, "batch channel_4 x_4 y_4 z_4"]
+    eighth: Float[Tensor, "batch channel_4 x_8 y_8 z_8"]
     any_tumor: Float[Tensor, "batch x_2 y_2 z_2"]
 
 
@@ -186,10 +201,14 @@ class _Block(nn.Sequential):
     """A convolution and a leaky ReLU, as in nnU-Net; what goes through keeps its scale at first (He et al. 2015)."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
-        convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1)
-        nn.init.kaiming_normal_(convolution.weight, _LEAK, nonlinearity="leaky_relu")
-        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-        super().__init__(convolution, nn.LeakyReLU(_LEAK, inplace=True))
+        super().__init__(_convolution(inputs, outputs, stride), nn.LeakyReLU(_LEAK, inplace=True))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
+    convolution = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1)
+    nn.init.kaiming_normal_(convolution.weight, _LEAK, nonlinearity="leaky_relu")
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return convolution
 
 
 def _upsample(feature: Tensor, like: Tensor) -> Tensor:

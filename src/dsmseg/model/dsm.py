@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsmseg.model.anomaly_prompt import anomaly_score, deviation_scores
+from dsmseg.model.attention import START_SCALE
 from dsmseg.model.config import DSMConfig
 from dsmseg.model.conv_unet import ConvUNet
 from dsmseg.model.deviation_branch import DeviationBranch, Deviations
@@ -110,7 +111,7 @@ class DSM(nn.Module):
         image: Float[Tensor, "batch window x y z"],
         told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]] | None = None,
         *,
-        before_looking: bool = False,
+        branch_alone: bool = False,
     ) -> DSMOutput:
         """Segment ``image``, one channel a HU window scaled to [0, 1]. conv_unet takes multiples of 32 only.
 
@@ -118,12 +119,14 @@ class DSM(nn.Module):
             image: of a batch.
             told: in training, by item and organ, the masks that the deviation branch is to go by in place of the
                 network's own.
-            before_looking: in training of Stage 2 with a deviation branch, give what tumor queries say with what the
-                branch sees before they look at the levels; all but branch, queries and tumor head pass no gradient.
+            branch_alone: in training of Stage 2 with a deviation branch, give the masks of tumor queries that have not
+                looked at the levels, from what the branch sees of the organs that are ``told``. Nothing else is asked:
+                the other answers are empty.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not before_looking):
-            features = self.backbone(image)
-            organs = self.organ_decoder(features.levels)
+        if branch_alone:
+            return self._branch_alone(image, told or {})
+        features = self.backbone(image)
+        organs = self.organ_decoder(features.levels)
         # R_i of Eq. 14 is the soft response: min-max and its threshold would differ on logits.
         anomalies = [anomaly_score(response.sigmoid()) for response in organs.responses]
         if self.tumor_decoder is None:
@@ -132,15 +135,13 @@ class DSM(nn.Module):
         if self.deviation_branch is not None:
             with torch.no_grad():
                 found = self.organ_head(organs.queries, features)
-            seen = self.deviation_branch(features.levels, image, _as_told(found, told or {}))
-        if before_looking:
-            if seen is None:
-                raise ValueError("only Stage 2 with a deviation branch can answer before tumor queries look")
-            return self._before_looking(self._organs(organs, organs.queries, found, anomalies), features, seen)
+            seen = self.deviation_branch(image, _as_told(found, told or {}))
         finest = features.half if self._reads_half else features.embedding
         by_deviation = self.tumor_decoder.points_to == "deviation"
         scores = deviation_scores(image, organs.responses) if by_deviation else anomalies
-        levels = features.levels if seen is None else seen.levels
+        levels: Sequence[Tensor] = features.levels
+        if self.deviation_branch is not None and seen is not None:
+            levels = self.deviation_branch.added_to(levels, seen)
         refined = self.tumor_decoder(levels, organs.queries, scores, finest)
         features = features._replace(**{"half" if self._reads_half else "embedding": refined.finest})
         output = self._organs(organs, refined.organs, self.organ_head(refined.organs, features), anomalies)
@@ -157,16 +158,31 @@ class DSM(nn.Module):
     def _beside(self, features: PixelFeatures, seen: Deviations) -> PixelFeatures:
         """Give what tumors read: what the branch sees beside what organs read."""
         half = [features.half, seen.half.to(features.half.dtype)] if self._reads_half else [seen.half]
-        embedding = torch.cat([features.embedding, seen.seen.to(features.embedding.dtype)], dim=1)
+        embedding = torch.cat([features.embedding, seen.read.to(features.embedding.dtype)], dim=1)
         return features._replace(embedding=embedding, half=torch.cat(half, dim=1))
 
-    def _before_looking(self, of_stage_1: DSMOutput, features: PixelFeatures, seen: Deviations) -> DSMOutput:
-        """Add what tumor queries say before they look at the levels to what Stage 1 says."""
-        if self.tumor_head is None or self.tumor_decoder is None:
-            raise ValueError("Stage 2 needs a decoder and a head of tumors")
-        queries = self.tumor_decoder.unrefined(len(seen.any_tumor))
-        tumor_logits: Tensor = self.tumor_head(queries, self._beside(features, seen))
-        return of_stage_1._replace(tumor_logits=tumor_logits, any_tumor=seen.any_tumor)
+    def _branch_alone(
+        self, image: Float[Tensor, "batch window x y z"], told: Mapping[tuple[int, int], Bool[Tensor, "x y z"]]
+    ) -> DSMOutput:
+        """Say what tumor queries that have not looked read from what the branch sees of organs that are told."""
+        if self.deviation_branch is None or self.tumor_decoder is None or self.tumor_head is None:
+            raise ValueError("only Stage 2 with a deviation branch can answer by it alone")
+        batch, _, *size = image.shape
+        organs = image.new_full((batch, self.organ_decoder.organs, *size), -SURE)
+        organs = _as_told(organs, told)
+        seen: Deviations = self.deviation_branch(image, organs)
+        backbone = self.backbone
+        half = seen.half.new_zeros(batch, backbone.half_channels, *seen.half.shape[2:])
+        nothing = PixelFeatures((), half, seen.read.new_zeros(batch, backbone.embedding_channels, *size))
+        tumor_logits: Tensor = self.tumor_head(self.tumor_decoder.unrefined(batch), self._beside(nothing, seen))
+        return DSMOutput(
+            organ_logits=organs,
+            presence=image.new_zeros(organs.shape[:2]),
+            responses=[],
+            anomaly=image.new_zeros(batch, 0, 0, 0),
+            tumor_logits=tumor_logits,
+            any_tumor=seen.any_tumor,
+        )
 
     def _organs(
         self,
@@ -298,13 +314,16 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
             windows=config.input_channels,
             level_channels=backbone.level_channels,
         )
+    tumor_head = mask_head(
+        embedding_channels=backbone.embedding_channels + (branch.read_channels if branch else 0),
+        half_channels=half_channels + (branch.channels if branch else 0),
+    )
+    if branch is not None:
+        _begin_with_branch(tumor_head, backbone.embedding_channels, half_channels)
     stage_2 = partial(
         stage_1,
         tumor_decoder=tumor_decoder,
-        tumor_head=mask_head(
-            embedding_channels=backbone.embedding_channels + (branch.seen_channels if branch else 0),
-            half_channels=half_channels + (branch.channels if branch else 0),
-        ),
+        tumor_head=tumor_head,
         tumor_presence_head=_presence_head(width),
         deviation_branch=branch,
     )
@@ -314,6 +333,18 @@ def build(config: DSMConfig, text_embeddings: Float[Tensor, "class text_width"] 
         raise ValueError("Stage 2 needs the class prompts' text embeddings")
     alignment = TextAlignment(text_embeddings, query_width=width, center=config.readings.center_text)
     return stage_2(text_alignment=alignment)
+
+
+@torch.no_grad()
+def _begin_with_branch(head: MaskHead, embedding_channels: int, half_channels: int) -> None:
+    """Let tumors' masks begin with next to nothing of the backbone's channels, which lie before those of the branch.
+
+    A branch that has learned alone, with nothing beside it, is then not drowned when they come in.
+    """
+    kernel = head.kernel[-1]
+    for first, count in ((0, embedding_channels), (head.embedding_channels, half_channels)):
+        for parameter in kernel.parameters():
+            parameter[first : first + count].mul_(START_SCALE)
 
 
 def _presence_head(width: int) -> nn.Sequential:

@@ -16,6 +16,9 @@ from torch.nn import functional
 
 SMOOTHING = 1.0  # voxels; makes Dice defined where a class is absent
 
+SMALL_LESION = 60
+"""Voxels, a ball of 15 mm at 3 mm: each voxel of a smaller one counts as much as one of this, not more."""
+
 NEARLY_ALL = 20
 """Organs of 25: TotalSegmentator's label maps know 20, and what lacks fills less than a hundredth of a body."""
 
@@ -214,30 +217,31 @@ def any_tumor_loss(
     return total / max(1, count)
 
 
-def in_hosts_loss(
-    tumor_logits: Float[Tensor, "batch tumor x y z"], labels: PartialLabels, hosts: Mapping[int, Sequence[int]]
+def in_organs_loss(
+    tumor_logits: Float[Tensor, "batch tumor x y z"], labels: PartialLabels, organs: int
 ) -> Float[Tensor, ""]:
-    """Supervise the masks of tumors within their hosts alone: each annotated kind against the rest of its organs.
+    """Supervise the masks of tumors within labelled organs alone: each annotated kind against the rest of them.
 
-    Cross-entropy, of which the voxels of a tumor and those of its hosts without count alike, and Dice (Eq. 11) of a
-    kind over all patches of the batch. Over a whole patch, a network lowers both by finding organs that can hold a
-    tumor, and has little left to learn from the tumor in them (docs/decisions/0041).
+    Cross-entropy, of which the voxels of a tumor and all others count alike, and Dice (Eq. 11) of a kind over all
+    patches of the batch. Over a whole patch, a network lowers both by finding organs that can hold a tumor, and has
+    little left to learn from the tumor in them (docs/decisions/0041).
 
     Args:
         tumor_logits: of all kinds of tumor, which are the last of the classes.
         labels: of all classes.
-        hosts: of each kind of tumor, the organs it lies in; indices of classes.
+        organs: how many of the classes, the first ones, are organs.
     """
     first = labels.masks.shape[1] - tumor_logits.shape[1]
+    labelled = (labels.masks[:, :organs] & labels.annotated[:, :organs, None, None, None]).any(1)
     cross_entropies, dices = [], []
-    for kind in (kind for kind in hosts if kind >= first):
+    for kind in labels.annotated[:, first:].any(0).nonzero().flatten().tolist():
         found, told = [], []
-        for item in labels.annotated[:, kind].nonzero().flatten().tolist():
-            organs = [organ for organ in hosts[kind] if labels.annotated[item, organ]]
-            within = labels.masks[item, [kind, *organs]].any(0)
+        for item in labels.annotated[:, first + kind].nonzero().flatten().tolist():
+            mask = labels.masks[item, first + kind]
+            within = labelled[item] | mask
             if not within.any():
                 continue
-            logits, target = tumor_logits[item, kind - first][within].float(), labels.masks[item, kind][within]
+            logits, target = tumor_logits[item, kind][within].float(), mask[within]
             cross_entropies.append(_balanced_cross_entropy(logits, target))
             found.append(logits.sigmoid())
             told.append(target.float())
@@ -250,9 +254,12 @@ def in_hosts_loss(
 
 
 def _balanced_cross_entropy(logits: Float[Tensor, "voxel"], target: Bool[Tensor, "voxel"]) -> Float[Tensor, ""]:
-    """Give the mean cross-entropy of positives and that of negatives, summed; nothing of a side that is empty."""
+    """Give the mean cross-entropy of positives and that of negatives, summed; nothing of a side that is empty.
+
+    Positives of less than a small lesion count as parts of one.
+    """
     terms = functional.softplus(torch.where(target, -logits, logits))
-    shares = torch.where(target, 1 / target.sum().clamp(min=1), 1 / (~target).sum().clamp(min=1))
+    shares = torch.where(target, 1 / target.sum().clamp(min=SMALL_LESION), 1 / (~target).sum().clamp(min=1))
     return (terms * shares).sum()
 
 

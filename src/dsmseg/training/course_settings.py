@@ -28,8 +28,8 @@ class Loss(Section):
     organ_share, tumor_share: in the cross-entropy, the voxels of a class that is in a patch weigh as if they filled at
     least this share of it; 0 is the letter. A tumor of 1 cm fills a thousandth of a patch (docs/decisions/0027).
 
-    in_hosts: of the tumors' masks within the organs that can hold them, beside the same masks over whole patches; 0 is
-    the letter (docs/decisions/0041). any_tumor: of what tells how much a voxel looks like a tumor of whatever organ,
+    in_organs: of the tumors' masks within labelled organs, beside the same masks over whole patches; 0 is the letter
+    (docs/decisions/0041). any_tumor: of what tells how much a voxel looks like a tumor of whatever organ,
     beside the tumors' masks.
 
     responds_to: what an organ's responses are to mark. "organ": all of it, its tumors too, as its mask does. "healthy":
@@ -45,7 +45,7 @@ class Loss(Section):
     dice_over: Literal["batch", "patch"] = "batch"
     organ_share: Fraction = 0.0
     tumor_share: Fraction = 0.1
-    in_hosts: NotNegative = 4.0
+    in_organs: NotNegative = 4.0
     any_tumor: NotNegative = 4.0
     responds_to: Literal["organ", "healthy"] = "organ"
 
@@ -58,9 +58,9 @@ class Stage(Section):
     that the network is trained as it is used. average: decay of the moving average that becomes the weights; 0: none.
     told_organs: share of the patches in which Stage 2's deviation branch goes by labelled organs, not by those that the
     network finds: what deviates from a mask that is right is learned sooner.
-    branch_first: steps at the beginning of Stage 2 in which the deviation branch learns alone, with the tumor queries
-    before they have looked at anything and the head that reads their masks. Such a step takes a third of the time. In
-    one process only.
+    branch_first: steps at the beginning of Stage 2 in which the deviation branch learns alone, by labelled organs, with
+    the tumor queries before they have looked at anything and the head that reads their masks. Stage 1 is not asked for
+    anything, so that such a step takes less than half of the time. In one process only.
     freeze: parts that keep their weights in this stage, beside those of the recipe. Stage 2 then leaves to organs what
     Stage 1 has learned, and a step takes less than half of the time.
     """

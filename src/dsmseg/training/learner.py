@@ -22,7 +22,7 @@ from dsmseg.taxonomy import CLASSES
 from dsmseg.training.course_settings import Stage
 from dsmseg.training.faults import NotFiniteError, first_layer_without_numbers
 from dsmseg.training.launching import anywhere
-from dsmseg.training.objective import dice, known_counts, losses, losses_within_hosts, readings
+from dsmseg.training.objective import dice, known_counts, losses, losses_within_organs, readings
 from dsmseg.training.patches import Batch
 from dsmseg.training.prompts import text_embeddings
 from dsmseg.training.recipe import Recipe
@@ -172,11 +172,10 @@ class Learner:
             return {name: one.cpu() for name, one in network_tensors(self.network).items()}
 
     def _answer_and_losses(self, image: Tensor, labels: PartialLabels, step: int) -> tuple[Any, dict[str, Tensor]]:
-        told = self._told_organs(labels, step)
         if step < self.schedule.branch_first:
-            output = self.module(image, *told, before_looking=True)
-            return output, losses_within_hosts(output, labels, self.recipe.loss)
-        output = self.module(image, *told)
+            output = self.module(image, self._labelled_organs(labels), branch_alone=True)
+            return output, losses_within_organs(output, labels, self.recipe.loss)
+        output = self.module(image, *self._told_organs(labels, step))
         return output, self._losses(output, labels)
 
     def _losses(self, output: Any, labels: PartialLabels) -> dict[str, Tensor]:
@@ -198,8 +197,14 @@ class Learner:
             return ()
         random = stream(self.recipe.seed, "told", step, self.fabric.global_rank)
         chosen = torch.from_numpy(random.random(len(labels.masks)) < self.stage.told_organs)
-        known = labels.annotated[:, : PRESETS[self.recipe.preset].organs].cpu() & chosen[:, None]
-        return ({(item, organ): labels.masks[item, organ] for item, organ in known.nonzero().tolist()},)
+        return (self._labelled_organs(labels, chosen),)
+
+    def _labelled_organs(self, labels: PartialLabels, chosen: Tensor | None = None) -> dict[tuple[int, int], Tensor]:
+        """Give the masks of labelled organs by item and organ, of all items or of those that are ``chosen``."""
+        known = labels.annotated[:, : PRESETS[self.recipe.preset].organs].cpu()
+        if chosen is not None:
+            known = known & chosen[:, None]
+        return {(item, organ): labels.masks[item, organ] for item, organ in known.nonzero().tolist()}
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()

@@ -13,7 +13,7 @@ from dsmseg.model.losses import (
     PartialLabels,
     any_tumor_loss,
     background_loss,
-    in_hosts_loss,
+    in_organs_loss,
     mask_loss,
     part_of,
     presence_loss,
@@ -33,7 +33,7 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     tumors and of up to 25 organs. In Stage 2 the target of the cross-entropy is diag(p) Y (§ 4.2.4); where there is no
     text alignment (Table 5, rows 1 and 5), mask is that of matched queries, organs and tumors together. response: each
     level's organ response, and that of the background queries; tumor_response: the tumors' at strides 8 and 4.
-    tumor_in_hosts: masks of tumors within their hosts, where these are read from queries of their own.
+    tumor_in_organs: masks of tumors within organs, where these are read from queries of their own.
     presence, tumor_presence: is the class in the patch at all (§ 4.1.2). any_tumor: what looks like a tumor of whatever
     organ. alignment: -log p of Eq. 20.
 
@@ -56,7 +56,7 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
         by_tumors = response_loss(output.tumor_responses, tumors, **readings(weights, weights.tumor_share))
         terms["tumor_response"] = weights.tumor * weights.response * by_tumors
         terms["tumor_presence"] = weights.tumor * weights.presence * presence_loss(output.tumor_presence, tumors)
-    terms |= losses_within_hosts(output, labels, weights)
+    terms |= losses_within_organs(output, labels, weights)
     if weights.alignment and output.log_probability is not None:
         log_p = output.log_probability.diagonal(dim1=1, dim2=2)
         known = labels.annotated
@@ -64,12 +64,12 @@ def losses(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str,
     return terms
 
 
-def losses_within_hosts(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
-    """Give the terms of tumors within their hosts alone: all that there is while the deviation branch learns alone."""
+def losses_within_organs(output: DSMOutput, labels: PartialLabels, weights: Loss) -> dict[str, Tensor]:
+    """Give the terms of tumors within organs alone: all that there is while the deviation branch learns alone."""
     terms = {}
-    if weights.in_hosts and output.tumor_logits is not None and output.proposals is None:
-        within = in_hosts_loss(output.tumor_logits, labels, _HOSTS)
-        terms["tumor_in_hosts"] = weights.tumor * weights.in_hosts * within
+    if weights.in_organs and output.tumor_logits is not None and output.proposals is None:
+        within = in_organs_loss(output.tumor_logits, labels, output.organ_logits.shape[1])
+        terms["tumor_in_organs"] = weights.tumor * weights.in_organs * within
     if output.any_tumor is not None:
         terms["any_tumor"] = weights.tumor * weights.any_tumor * any_tumor_loss(output.any_tumor, labels, _HOSTS)
     return terms
@@ -90,7 +90,7 @@ def known_counts(labels: PartialLabels, organs: int, *, matched: bool) -> dict[s
         "presence": among_organs,
         "tumor_response": everywhere - among_organs,
         "tumor_presence": everywhere - among_organs,
-        "tumor_in_hosts": everywhere - among_organs,
+        "tumor_in_organs": everywhere - among_organs,
         "any_tumor": int(labels.annotated[:, organs:].any(1).sum()),
         "alignment": int(labels.annotated.sum()),
         "query_distribution": len(labels.masks),
