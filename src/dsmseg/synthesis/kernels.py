@@ -10,6 +10,7 @@ from dsmseg.compilation import compiled
 
 # What the painter does with a structure beyond mean and texture.
 HOLLOW, BONE, KIDNEY, LUNG, VESSELS, FAT, MUSCLE = range(1, 8)
+COLUMNS = np.float32(0.35)  # of the coarse noise about its zero: sheets some 7 mm thick, a quarter of the inner kidney
 BLOCK = 4  # voxels: the side of the blocks that a tube is tried against before their voxels are
 
 
@@ -322,9 +323,9 @@ def paint(structures, depth, height, fine, coarse, ridge, filling, table):
                 elif kind == BONE:  # cortex around spongy bone
                     if d < row[2]:
                         value = row[3] + np.float32(60.0) * f
-                elif kind == KIDNEY:  # cortex around medulla
+                elif kind == KIDNEY:  # cortex, and columns of it between the pyramids of the medulla
                     deep = d + np.float32(3.0) * ridge[i, j, k]
-                    if deep > row[2]:
+                    if deep > row[2] and abs(c) > COLUMNS:
                         value += row[3] - row[0]
                 elif kind == LUNG:  # denser where it lies lower
                     value = row[0] + grain - row[4] * np.float32(0.01) * height[i, j, k]
