@@ -94,6 +94,22 @@ def test_bone_has_a_cortex_denser_than_its_inside():
     assert image[bone & (canvas.depth < 1.2)].mean() > image[bone & (canvas.depth > 3)].mean() + 100
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_in_a_kidney_columns_of_cortex_lie_between_the_pyramids_of_the_medulla(seed):
+    frame = Frame((30, 30, 30), (3.0, 3.0, 3.0), (0.0, 0.0, 0.0))
+    structures, height = np.full(frame.shape, id_of("kidney_left"), np.uint8), np.zeros(frame.shape, np.int8)
+    look = draw_look(generator(seed), "arterial")
+    inner, outer = (paint(structures, np.full(frame.shape, mm, np.float32), height, frame, look) for mm in (20, 0.5))
+    cortex, medulla = look.table[id_of("kidney_left"), [0, 3]]
+    middle = (cortex + medulla) / 2
+    assert (outer < middle).mean() < 0.1  # at the surface there is cortex
+    dark = inner < middle
+    assert 0.6 < dark.mean() < 0.85
+    shares = dark.reshape(3, 10, 3, 10, 3, 10).mean(axis=(1, 3, 5))  # in cubes of 30 mm
+    assert shares.min() > 0.2
+    assert shares.max() < 0.99
+
+
 @pytest.mark.parametrize("organ", ["stomach", "colon"])
 def test_gas_rises_above_fluid(organ):
     frame = Frame((40, 40, 40), (3.0, 3.0, 3.0), (0.0, 0.0, 0.0))
