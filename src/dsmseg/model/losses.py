@@ -16,9 +16,6 @@ from torch.nn import functional
 
 SMOOTHING = 1.0  # voxels; makes Dice defined where a class is absent
 
-NEAR = 4
-"""Voxels from an organ, 12 mm at 3 mm: what lies there must not be taken for a tumor that grows out of it."""
-
 SMALL_LESION = 60
 """Voxels, a ball of 15 mm at 3 mm: each voxel of a smaller one counts as much as one of this, not more."""
 
@@ -223,7 +220,7 @@ def any_tumor_loss(
 def in_organs_loss(
     tumor_logits: Float[Tensor, "batch tumor x y z"], labels: PartialLabels, organs: int
 ) -> Float[Tensor, ""]:
-    """Supervise the masks of tumors in and near labelled organs: each annotated kind against the rest of them.
+    """Supervise the masks of tumors within labelled organs alone: each annotated kind against the rest of them.
 
     Cross-entropy, of which the voxels of a tumor and all others count alike, and Dice (Eq. 11) of a kind over all
     patches of the batch. Over a whole patch, a network lowers both by finding organs that can hold a tumor, and has
@@ -236,7 +233,6 @@ def in_organs_loss(
     """
     first = labels.masks.shape[1] - tumor_logits.shape[1]
     labelled = (labels.masks[:, :organs] & labels.annotated[:, :organs, None, None, None]).any(1)
-    labelled = _grown(labelled, NEAR)
     cross_entropies, dices = [], []
     for kind in labels.annotated[:, first:].any(0).nonzero().flatten().tolist():
         found, told = [], []
@@ -255,15 +251,6 @@ def in_organs_loss(
             dices.append(1.0 - overlap / (probability.sum() + target.sum() + SMOOTHING))
     terms = [torch.stack(one).mean() for one in (cross_entropies, dices) if one]
     return torch.stack(terms).sum() if terms else tumor_logits.new_zeros((), dtype=torch.float32)
-
-
-def _grown(mask: Bool[Tensor, "batch x y z"], voxels: int) -> Bool[Tensor, "batch x y z"]:
-    """Grow by so many voxels along each axis."""
-    grown = mask[:, None].half()
-    for axis in range(3):
-        sides = [2 * voxels + 1 if one == axis else 1 for one in range(3)]
-        grown = functional.max_pool3d(grown, sides, stride=1, padding=[side // 2 for side in sides])
-    return grown[:, 0] > 0
 
 
 def _balanced_cross_entropy(logits: Float[Tensor, "voxel"], target: Bool[Tensor, "voxel"]) -> Float[Tensor, ""]:

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
-_LACKING = 0.5  # share of the patches whose told organs lack their tumors
-
 
 class Learner:
     """What learns in one stage.
@@ -175,7 +173,7 @@ class Learner:
 
     def _answer_and_losses(self, image: Tensor, labels: PartialLabels, step: int) -> tuple[Any, dict[str, Tensor]]:
         if step < self.schedule.branch_first:
-            output = self.module(image, self._labelled_organs(labels, step, 1.0), branch_alone=True)
+            output = self.module(image, self._labelled_organs(labels), branch_alone=True)
             return output, losses_within_organs(output, labels, self.recipe.loss)
         output = self.module(image, *self._told_organs(labels, step))
         return output, self._losses(output, labels)
@@ -197,22 +195,16 @@ class Learner:
         branch = isinstance(self.network, DSM) and self.network.deviation_branch is not None
         if not branch or not self.stage.told_organs:
             return ()
-        return (self._labelled_organs(labels, step, self.stage.told_organs),)
-
-    def _labelled_organs(self, labels: PartialLabels, step: int, share: float) -> dict[tuple[int, int], Tensor]:
-        """Give the masks of labelled organs by item and organ, of this share of the items.
-
-        In half of them the tumors are left out, as the network's own masks leave out much of a large one.
-        """
         random = stream(self.recipe.seed, "told", step, self.fabric.global_rank)
-        chosen, lacking = (torch.from_numpy(random.random(len(labels.masks)) < one) for one in (share, _LACKING))
-        organs = PRESETS[self.recipe.preset].organs
-        known = labels.annotated[:, :organs].cpu() & chosen[:, None]
-        tumors = (labels.masks[:, organs:] & labels.annotated[:, organs:, None, None, None]).any(1)
-        return {
-            (item, organ): labels.masks[item, organ] & ~tumors[item] if lacking[item] else labels.masks[item, organ]
-            for item, organ in known.nonzero().tolist()
-        }
+        chosen = torch.from_numpy(random.random(len(labels.masks)) < self.stage.told_organs)
+        return (self._labelled_organs(labels, chosen),)
+
+    def _labelled_organs(self, labels: PartialLabels, chosen: Tensor | None = None) -> dict[tuple[int, int], Tensor]:
+        """Give the masks of labelled organs by item and organ, of all items or of those that are ``chosen``."""
+        known = labels.annotated[:, : PRESETS[self.recipe.preset].organs].cpu()
+        if chosen is not None:
+            known = known & chosen[:, None]
+        return {(item, organ): labels.masks[item, organ] for item, organ in known.nonzero().tolist()}
 
     def _set_mode(self, *, cooling: bool) -> None:
         self.module.train()
