@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from dsmseg.resources import cores
 
 if TYPE_CHECKING:
     from dsmseg.datasets import Description, Finding, Preparation, Settings, Verified
+    from dsmseg.datasets.pseudo.labelling import Labelled
 
 app = typer.Typer(help="Public data sets, or your own: what is known of them, verify, prepare for training.", **STYLE)
 
@@ -122,6 +125,57 @@ def prepare_datasets(
     if left_out:
         console.error_line(f"{folder}: {len(left_out)} cases are left out. Each line on stdout tells how to mend it.")
         raise typer.Exit(YOURS_TO_MEND)
+
+
+@app.command("pseudo-label")
+def pseudo_label(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Scans, or folders of them, as for predict.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="New, or one to go on with.")],
+    weights: Annotated[str, typer.Option(metavar="NAME", help="Packaged weights, or a .safetensors file.")] = "starter",
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What is known of the scans: case, labels, names, healthy, drop."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Organs to take from the weights, such as liver,kidneys. Default: all."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Label scans that have no labels with what weights find in them, as a data set to train on.
+
+    Each scan is looked at several times, at other scales. Where looks differ, voxels are marked as unknown, which teach
+    nothing; an organ whose density, size or place cannot be an organ's is left out. Look at the pictures, correct label
+    maps or name what is wrong in the table, and run again. Then: dsmseg datasets prepare DIR -o STORE.
+    """
+    from dsmseg.datasets.pseudo.labelling import Failure, label
+    from dsmseg.taxonomy import find_all
+
+    asked = None if classes is None else [one.name for part in classes.split(",") for one in find_all(part)]
+    with console.progress("Labelling") as progress:
+        step = partial(progress.step, "Labelling")
+        done = label(scans, output, weights=weights, table=table, classes=asked, device=device, progress=step)
+    failed = [one for one in done if isinstance(one, Failure)]
+    made = [one for one in done if not isinstance(one, Failure)]
+    if as_json:
+        console.document({"cases": [asdict(one) for one in done]})
+    else:
+        for one in made:
+            for organ in one.organs:
+                if organ.against:
+                    sys.stdout.write(f"{one.case}: {organ.name} is left out: {organ.against}\n")
+        header = ("case", "organs", "left out", "unknown")
+        console.table(header, [_labelled_cells(one) for one in made])
+    if failed:
+        for each in failed:
+            console.error_line(each.why)
+        raise typer.Exit(YOURS_TO_MEND)
+
+
+def _labelled_cells(one: "Labelled") -> tuple[str, ...]:
+    left_out = sum(bool(organ.against) for organ in one.organs)
+    return one.case, str(len(one.organs) - left_out), str(left_out), f"{100 * one.unknown:.1f} %"
 
 
 def _told(description: "Description") -> dict[str, Any]:

@@ -9,9 +9,21 @@ SHAPE = (60, 50, 40)
 
 
 def store_case(
-    folder, dataset="lits", case="1", *, shape=SHAPE, tumor=True, window=(-175.0, 250.0), merged=()
+    folder,
+    dataset="lits",
+    case="1",
+    *,
+    shape=SHAPE,
+    tumor=True,
+    window=(-175.0, 250.0),
+    merged=(),
+    unknown=False,
+    absent=(),
 ) -> StoredCase:
-    """A case whose HU are the number of the voxel (modulo the window), with a liver, kidneys and a small tumor."""
+    """A case whose HU are the number of the voxel (modulo the window), with a liver, kidneys and a small tumor.
+
+    ``unknown``: of the lower half of all slices, nothing is known.
+    """
     folder, shape = folder / dataset / case, SHAPE
     folder.mkdir(parents=True)
     low, high = window
@@ -21,7 +33,9 @@ def store_case(
     codes[45:55, 10:20, 5:15] = 3
     if tumor:
         codes[20:23, 20:23, 10:13] = 2
-    sets = ((), (LIVER,), (LIVER, LIVER_TUMOR), KIDNEYS)
+    if unknown:
+        codes[..., : shape[2] // 2] = 4
+    sets = ((), (LIVER,), (LIVER, LIVER_TUMOR), KIDNEYS, (0,))
     places = {LIVER: np.argwhere((codes == 1) | (codes == 2)), 2: np.argwhere(codes == 3), 3: np.argwhere(codes == 3)}
     places |= {LIVER_TUMOR: np.argwhere(codes == 2)} if tumor else {}
     annotated = (2, 3, LIVER, LIVER_TUMOR)
@@ -41,6 +55,7 @@ def store_case(
         voxels={one: len(places.get(one, ())) for one in annotated},
         body_ml=1.0,
         hu={},
+        absent=absent,
     )
     locations = {one: those.astype(np.int16) for one, those in places.items()}
     write_case(

@@ -356,12 +356,13 @@ def test_what_is_not_one_ct_is_refused(tmp_path, key, channels):
 
 
 @pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORE"])
-def test_voxels_of_which_nothing_is_known_are_refused_in_either_form(tmp_path, name):
+def test_voxels_of_which_nothing_is_known_are_read_in_either_form(tmp_path, name):
     for number, content in enumerate(
-        (NNUNET | {"labels": LABELS | {name: 2}}, MSD | {"labels": {"1": "liver", "2": name}})
+        (NNUNET | {"labels": {"liver": 1, name: 2}}, MSD | {"labels": {"1": "liver", "2": name}})
     ):
-        line = refusal(index(tmp_path / str(number), content))
-        assert "ignore" in line.casefold()
+        found = describe_index(index(tmp_path / str(number), content))
+        assert found.annotated == ("Liver",)
+        assert found.labels[found.unknown] == 2
 
 
 @given(
@@ -522,7 +523,7 @@ def test_no_id_of_a_region_is_lost(tmp_path_factory, regions):
         (NNUNET | {"channel_names": {"0": "MR"}, "labels": LABELS}, "is of MR, not of a CT"),
         (NNUNET | {"channel_names": {"0": "CT", "1": "PET"}, "labels": LABELS}, "is of CT, PET, not of a CT"),
         (MSD | {"modality": {"0": "MRI"}, "labels": {"1": "liver"}}, "is of MRI, not of a CT"),
-        (NNUNET | {"labels": LABELS | {"ignore": 2}}, "has a label 'ignore'"),
+        (NNUNET | {"labels": LABELS | {"ignore": [2, 3]}}, "is no dataset.json"),
         ('{"labels": ', "is no dataset.json"),
         (NNUNET | {"labels": {"background": 0, "heart": 1, "spine": 2}}, "no class is annotated"),
     ],

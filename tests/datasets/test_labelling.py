@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmseg.datasets.description import describe
-from dsmseg.datasets.labelling import class_table, label_classes
+from dsmseg.datasets.labelling import class_table, label_classes, unknown_codes
 from dsmseg.datasets.loading import Structures
 from dsmseg.taxonomy import CLASSES, find
 
@@ -49,6 +49,23 @@ def two_boxes(right=np.s_[22:28, 1:5, 1:4], left=np.s_[2:8, 1:5, 1:4]):
     one, other = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     one[right], other[left] = True, True
     return one, other
+
+
+def test_voxels_of_which_nothing_is_known_are_of_no_class_and_not_of_none():
+    description = describe(
+        {
+            "name": "own", "title": "", "citation": "", "licence": "", "where": "",
+            "layout": {"case": r"\d+", "images": ["i{case}"], "labels": ["l{case}"]},
+            "labels": {"liver": 1, "doubt": 9}, "classes": {"Liver": ["liver"]}, "unknown": "doubt",
+        },
+        "test",
+    )  # fmt: skip
+    ids = np.zeros(SHAPE, np.uint8)
+    ids[2:8], ids[8:10] = 1, 9
+    found = from_map(ids, description)
+    np.testing.assert_array_equal(unknown_codes(found.sets)[found.codes], ids == 9)
+    np.testing.assert_array_equal(found.mask(find("Liver").id), ids == 1)
+    assert not found.table[:, np.arange(45) != find("Liver").id - 1].any()
 
 
 # --- label maps ------------------------------------------------------------------------------------------------------

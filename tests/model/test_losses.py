@@ -17,6 +17,7 @@ from dsmseg.model.losses import (
     MaskLossTerms,
     PartialLabels,
     _balanced_cross_entropy,
+    any_tumor_loss,
     background_loss,
     batch_dice_loss,
     cross_entropy_loss,
@@ -438,3 +439,53 @@ def test_each_voxel_of_a_small_lesion_counts_as_much_as_one_of_a_lesion_of_15_mm
 def test_where_no_tumor_is_annotated_nothing_is_learned_within_organs() -> None:
     labels = replace(in_two_organs(), annotated=torch.zeros(2, 4, dtype=torch.bool))
     assert float(in_organs_loss(torch.randn(2, 2, 8, 8, 8), labels, 2)) == 0
+
+
+# --- voxels of which nothing is known --------------------------------------------------------------------------------
+
+
+def half_known(seed: int = 0) -> tuple[Tensor, PartialLabels]:
+    """Give logits and labels of which a half is unknown, cut so that coarse voxels are known or not."""
+    logits, labels = case(seed)
+    known = torch.ones(2, *SPACE, dtype=torch.bool)
+    known[0, 2:] = False
+    return logits, replace(labels, masks=labels.masks & known[:, None], known=known)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        mask_loss,
+        lambda logits, labels: mask_loss(logits, labels, over_batch=True, least_share=0.2),
+        lambda logits, labels: response_loss([functional.avg_pool3d(logits, 2), logits], labels),
+        lambda logits, labels: background_loss([functional.avg_pool3d(logits, 2)], labels),
+        lambda logits, labels: in_organs_loss(logits[:, 2:], labels, 2),
+        lambda logits, labels: any_tumor_loss(functional.avg_pool3d(logits, 2)[:, 2], labels, {2: [0]}),
+    ],
+)
+def test_a_voxel_of_which_nothing_is_known_changes_no_loss_and_learns_nothing(loss):
+    logits, labels = half_known()
+    labels = replace(labels, annotated=torch.ones(2, 3, dtype=torch.bool))
+    other = torch.where(labels.known[:, None], logits, 5.0 - 3.0 * logits)
+    logits.requires_grad_()
+    value = loss(logits, labels)
+    torch.testing.assert_close(value, loss(other, labels))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert not gradient[0, :, 2:].any()
+    assert gradient[0, :, :2].any()
+
+
+def test_where_all_is_known_it_is_as_if_nothing_were_said():
+    logits, labels = case()
+    told = replace(labels, known=torch.ones(2, *SPACE, dtype=torch.bool))
+    for loss in (mask_loss, lambda logits, labels: response_loss([logits], labels)):
+        torch.testing.assert_close(loss(logits, told), loss(logits, labels))
+
+
+def test_a_class_that_may_lie_where_nothing_is_known_is_not_said_to_be_absent():
+    _, labels = half_known()
+    absent = replace(labels, masks=torch.zeros_like(labels.masks))
+    presence = torch.zeros(2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(presence_loss(presence, absent), presence)
+    assert not gradient[0].any()
+    assert gradient[1, 0] > 0

@@ -1,5 +1,7 @@
 """A box of one patch in another: image and labels together, and only what both know stays known."""
 
+from dataclasses import replace
+
 import torch
 
 from dsmseg.synthesis.noise import generator
@@ -34,6 +36,17 @@ def test_only_what_both_know_stays_known() -> None:
     mixed = mix(patch(0.0, [LIVER, RIGHT]), patch(1.0, [LIVER, LEFT]), generator("known"))
     assert mixed.annotated.nonzero().flatten().tolist() == [LIVER]
     assert not mixed.masks[[RIGHT, LEFT]].any()
+
+
+def test_voxels_of_which_nothing_is_known_stay_so_where_they_come_to_lie() -> None:
+    one, other = patch(0.0, [LIVER]), patch(1.0, [LIVER])
+    unknown = torch.zeros(16, 16, 16, dtype=torch.bool)
+    unknown[8:] = True
+    mixed = mix(one, replace(other, known=~unknown), generator("unknown"))
+    assert torch.equal(mixed.known, ~(unknown & (mixed.image[0] == 1)))
+    mixed = mix(replace(one, known=~unknown), other, generator("unknown"))
+    assert torch.equal(mixed.known, ~(unknown & (mixed.image[0] == 0)))
+    assert mix(one, other, generator("known")).known is None
 
 
 def test_a_pair_that_one_of_them_merges_is_one_union_in_all_of_the_patch() -> None:

@@ -1,5 +1,7 @@
 """Tumors in the streams of training: on each source, in thin slabs, and where a scan is known to lack them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,19 @@ def test_a_stored_case_gets_tumors_of_the_kinds_that_it_annotates_and_of_no_othe
         assert not (batch.labels.masks[:, LIVER_TUMOR] & ~batch.labels.masks[:, LIVER]).any()
 
 
+def test_of_a_tumor_put_where_something_is_unknown_all_is_known(stored_recipe, tmp_path) -> None:
+    for number in "123":
+        shutil.rmtree(tmp_path / "store" / "lits" / number)
+        store_case(tmp_path / "store", case=number, tumor=False, unknown=True)
+    batches = batches_of(stored_recipe, PUT, steps=12)
+    assert tumors_of(batches) > 0
+    for batch in batches:
+        known = batch.labels.known
+        assert known is not None
+        assert not known.all()
+        assert not (batch.labels.masks.any(1) & ~known).any()
+
+
 def test_in_stage_2_patches_can_lie_near_organs_that_hold_tumors_alone(stored_recipe) -> None:
     near = ["sampling.near_hosts=true", PUT, "batch={stored: 1, synthetic: 1, phantoms: 1}"]
     recipe = load_recipe(stored_recipe, near)
@@ -107,6 +122,12 @@ def test_a_healthy_data_set_lacks_all_that_is_not_labelled(record) -> None:
     store = Store(path="store", healthy=("mine",))
     assert absent_in(store, record("mine", tumor=True)) == TUMOR_IDS - {find("Liver Tumor").id}
     assert absent_in(store, record("other", tumor=False)) == {find("Liver Tumor").id}
+
+
+def test_what_a_description_says_is_absent_is_so_beside_what_is_annotated(tmp_path) -> None:
+    lung, liver = find("Lung Tumor").id, find("Liver Tumor").id
+    stored = store_case(tmp_path, "own", "1", tumor=True, absent=(lung, liver))
+    assert absent_in(None, stored.record) == {lung}
 
 
 def test_a_virtual_data_set_lacks_what_its_bodies_do_not_grow(record) -> None:

@@ -151,6 +151,8 @@ class MaxQuery(Baseline):
             logits = torch.cat([output.organ_logits, output.tumor_logits], dim=1).float()
             other = logits.masked_fill(~unlabelled, -torch.inf).amax(dim=1).sigmoid()
             outside = torch.where(inside, 0.0, 1 - other)
+            if labels.known is not None:
+                outside = outside * labels.known
         return -(_mean(foreground, inside.float()) + _mean(background, outside)).mean()
 
 

@@ -24,10 +24,11 @@ _BEYOND = (("left of", "right of"), ("behind", "in front of"), ("below", "above"
 
 @dataclass(frozen=True, slots=True)
 class Atlas:
-    """center: mm (right, front, up) of each organ; hu: lowest and highest mean HU of each class."""
+    """center: mm (right, front, up) of each organ; most_ml: its largest volume; hu: range of mean HU of each class."""
 
     center: Mapping[str, NDArray[np.float64]]
     hu: Mapping[str, Range]
+    most_ml: Mapping[str, float]
 
 
 @cache
@@ -40,7 +41,8 @@ def atlas() -> Atlas:
     hu: dict[str, Range] = {one.name: (low, high) for one in TUMORS}
     hu |= {name: tuple(one) for name, one in tumors.items()}
     hu |= {name: tuple(entry["hu"]) for name, entry in organs.items()}
-    return Atlas(center={name: np.array(entry["center"], float) for name, entry in organs.items()}, hu=hu)
+    center = {name: np.array(entry["center"], float) for name, entry in organs.items()}
+    return Atlas(center, hu, {name: float(entry["most_ml"]) for name, entry in organs.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,10 @@ class Description(_Section):
     structure has a file of its own). classes: name of a class of the taxonomy -> the labels that make it up; a label
     may be in several, since a tumor's voxels belong to its organ too. Every class that is in neither ``classes`` nor
     ``separated`` is unknown, not background. optional: of "one file a structure", structures whose files need not be
-    there. withdrawn: cases that their makers took back, and why.
+    there. unknown: the label of voxels of which nothing is known ("ignore" of nnU-Net); they teach nothing. absent: of
+    cases, kinds of tumor that are known to be nowhere in the scan, though its labels do not tell of them. unlabelled:
+    of cases, classes that their labels do not tell of, though those of other cases do. withdrawn: cases that their
+    makers took back, and why.
     """
 
     name: Name
@@ -156,6 +159,9 @@ class Description(_Section):
     classes: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     separated: tuple[Separation, ...] = ()
     optional: tuple[str, ...] = ()
+    unknown: str = ""
+    absent: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unlabelled: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     withdrawn: dict[str, str] = Field(default_factory=dict)
     holds: tuple[Held, ...] = ()
 
@@ -186,6 +192,14 @@ class Description(_Section):
                 raise ValueError(f"the rule '{parting.rule}' is not for {parting.right}")
         if strangers := sorted(set(self.optional) - set(used)):
             raise ValueError(f"the optional '{strangers[0]}' is in no class")
+        if self.unknown and (self.unknown not in self.labels or self.unknown in used):
+            raise ValueError(f"the unknown '{self.unknown}' must be one of the labels, and in no class")
+        for kind in {name for kinds in self.absent.values() for name in kinds}:
+            if find(kind).kind != "tumor" or find(kind).name != kind:
+                raise ValueError(f"the absent '{kind}' is no kind of tumor of the taxonomy")
+        for name in {name for names in self.unlabelled.values() for name in names}:
+            if name not in self.classes:
+                raise ValueError(f"the unlabelled '{name}' is none of the classes")
         for case in self.withdrawn:
             if not re.fullmatch(self.layout.case, case):
                 raise ValueError(f"the withdrawn '{case}' is no id that layout.case matches")

@@ -13,7 +13,8 @@ from dsmseg.taxonomy import CLASSES, StructureClass, find_all
 _INDEX = "dataset.json"
 _IS_CT = re.compile(r"(?i)(?<![a-z])(?:ce)?cta?(?![a-z])")
 _IS_NOT = re.compile(r"(?i)(?<![a-z])(?:mri?|pet)(?![a-z])")
-_NOT_LABELS = frozenset({"background", "ignore"})
+_IGNORED = "ignore"  # nnU-Net's name for voxels of which nothing is known
+_NOT_LABELS = frozenset({"background", _IGNORED})
 
 
 def describe_foreign(folder: Path) -> list[tuple[Path, Description]]:
@@ -49,7 +50,8 @@ def describe_index(path: Path) -> Description:
 
     Names of labels are looked up in the taxonomy as `dsmseg.taxonomy.find` does; a label that it does not know is left
     out. A tumor without an organ in its name ("tumor", "cancer") is that of the organ beside it, or of the data set's
-    name. The organ's class takes its tumors in; a label of both sides ("kidneys") is parted.
+    name. The organ's class takes its tumors in; a label of both sides ("kidneys") is parted. Of nnU-Net's "ignore"
+    nothing is known. What ``"dsmseg": {"absent": {case: kinds}, "unlabelled": {case: classes}}`` says of cases holds.
 
     Raises:
         InputError: it is damaged, not of one CT, or names no structure of the taxonomy.
@@ -58,7 +60,7 @@ def describe_index(path: Path) -> Description:
         content = json.loads(path.read_text(encoding="utf-8"))
         labels = content["labels"]
         channels = _channels(content.get("channel_names") or content["modality"])
-        by_name_ = ids_by_name(labels)
+        by_name_, ignored = ids_by_name(labels), _ignored_id(labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"is no dataset.json of nnU-Net or MSD ({type(error).__name__}: {error})",
@@ -70,12 +72,6 @@ def describe_index(path: Path) -> Description:
             f"is of {', '.join(channels)}, not of a CT",
             where=path,
             mend="Give a CT data set.",
-        )
-    if "ignore" in {str(one).casefold() for one in (*labels, *(labels.values()))}:
-        raise InputError(
-            "has a label 'ignore', voxels of which nothing is known",
-            where=path,
-            mend="Leave those cases out, or annotate them: dsmseg knows of unknown classes, not of unknown voxels.",
         )
     title = str(content.get("name") or path.parent.name)
     nnunet = "channel_names" in content
@@ -92,7 +88,8 @@ def describe_index(path: Path) -> Description:
                 "labels": ["labelsTr/{case}"],
                 "index": None if nnunet else _INDEX,
             },
-            **_classes(by_name_, title_words(title) or title_words(path.parent.name)),
+            **_with_ignored(_classes(by_name_, title_words(title) or title_words(path.parent.name)), ignored),
+            **_by_case(content),
         },
         path,
     )
@@ -110,6 +107,30 @@ def ids_by_name(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         if name.casefold() not in _NOT_LABELS and any(ids):
             found[name] = tuple(dict.fromkeys((*found.get(name, ()), *(one for one in ids if one))))
     return found
+
+
+def _ignored_id(labels: Mapping[str, Any]) -> int | None:
+    """Give the id of voxels of which nothing is known, as nnU-Net and MSD write it."""
+    for key, value in labels.items():
+        if isinstance(value, str):
+            if value.casefold() == _IGNORED:
+                return int(key)
+        elif key.casefold() == _IGNORED:
+            (id,) = value if isinstance(value, list) else [value]
+            return int(id)
+    return None
+
+
+def _with_ignored(described: dict[str, Any], ignored: int | None) -> dict[str, Any]:
+    if ignored is None:
+        return described
+    return described | {"labels": described["labels"] | {_IGNORED: ignored}, "unknown": _IGNORED}
+
+
+def _by_case(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what dsmseg's own dataset.json (`dsmseg datasets pseudo-label`) tells of single cases."""
+    own = content.get("dsmseg", {})
+    return {name: own[name] for name in ("absent", "unlabelled") if name in own}
 
 
 def _channels(content: Any) -> list[str]:

@@ -17,6 +17,7 @@ from dsmseg.datasets.splits import Protocol as SplitProtocol
 from dsmseg.datasets.store import CaseRecord, Store, StoredCase
 from dsmseg.datasets.verification.content import find_body
 from dsmseg.errors import InputError
+from dsmseg.taxonomy import find
 from dsmseg.volume import Grid, Volume, resample
 
 _BODY_MM = 3.0  # fine enough to find the body's middle
@@ -69,8 +70,10 @@ class ScanCase:
         """
         loaded = load_case(self.files, self.description)
         middle = _middle(loaded.image) if self.description.separated else None
-        spacing = loaded.image.spacing
-        return Labelled(loaded.image, label_classes(loaded.structures, self.description, spacing, middle))
+        structures, spacing = loaded.structures, loaded.image.spacing
+        labels = label_classes(structures, self.description, spacing, middle, case=self.files.id)
+        absent = frozenset(find(name).id for name in self.description.absent.get(self.files.id, ()))
+        return Labelled(loaded.image, labels, absent)
 
 
 @dataclass(frozen=True, slots=True)

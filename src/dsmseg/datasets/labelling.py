@@ -1,7 +1,8 @@
 """Labels of a data set as classes of the taxonomy: one array of codes, and a table that says which classes each means.
 
 A voxel may be of several classes (a tumor and its organ; a vessel in the liver), so that a code stands for a set of
-classes. Of a case some classes are annotated; all others are unknown, which is not the same as background.
+classes. Of a case some classes are annotated; all others are unknown, which is not the same as background. Voxels may
+be unknown too: of these it is not known which of the annotated classes they are.
 """
 
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ from dsmseg.volume import bounding_box
 
 _Set = frozenset[int]
 
+UNKNOWN = 0
+"""In a set of taxonomy ids: nothing is known of these voxels."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassLabels:
     """The labels of one case.
 
-    codes: one number a voxel. sets: the taxonomy ids that each code means, in order; code 0 is none of the annotated.
+    codes: one number a voxel. sets: the taxonomy ids that each code means, in order; code 0 is none of the annotated,
+    and one may be `UNKNOWN`.
     annotated: taxonomy ids of the classes that are known in this case. merged: (right, left) of organs whose two sides
     could not be told apart: their voxels are in both classes.
     """
@@ -48,12 +53,22 @@ def class_table(sets: tuple[tuple[int, ...], ...]) -> Bool[NDArray[np.bool_], "c
     """Tell of each code which of the 45 classes it means (class 1 is at index 0)."""
     table = np.zeros((len(sets), len(CLASSES)), dtype=bool)
     for code, classes in enumerate(sets):
-        table[code, [one - 1 for one in classes]] = True
+        table[code, [one - 1 for one in classes if one != UNKNOWN]] = True
     return table
 
 
+def unknown_codes(sets: tuple[tuple[int, ...], ...]) -> Bool[NDArray[np.bool_], "code"]:
+    """Tell which codes mean that nothing is known."""
+    return np.array([UNKNOWN in classes for classes in sets])
+
+
 def label_classes(
-    structures: Structures, description: Description, spacing: tuple[float, float, float], middle: float | None
+    structures: Structures,
+    description: Description,
+    spacing: tuple[float, float, float],
+    middle: float | None,
+    *,
+    case: str = "",
 ) -> ClassLabels:
     """Give the classes of a case's labels.
 
@@ -62,8 +77,9 @@ def label_classes(
         description: of the data set: which labels make up which class, and which are to be parted into sides.
         spacing: mm of the grid.
         middle: of the body between right and left, as a voxel index along the first axis.
+        case: its id, by which the description may say that it tells less than others.
     """
-    coder = _Coder.of(structures, description)
+    coder = _Coder.of(structures, description, case)
     annotated, merged = set(coder.annotated), []
     for parting in description.separated:
         if not _is_known(parting.labels, structures, description):
@@ -93,12 +109,12 @@ class _Coder:
     annotated: list[int]
 
     @classmethod
-    def of(cls, structures: Structures, description: Description) -> "_Coder":
+    def of(cls, structures: Structures, description: Description, case: str) -> "_Coder":
         """Start with the classes that labels make up as they are."""
         classes = {
             find(name).id: labels
             for name, labels in description.classes.items()
-            if _is_known(labels, structures, description)
+            if _is_known(labels, structures, description) and name not in description.unlabelled.get(case, ())
         }
         if structures.ids is None:
             shape = next(iter(structures.masks.values())).shape
@@ -111,6 +127,8 @@ class _Coder:
             for label in labels:
                 id = structures.names[label]
                 meaning[id] = meaning.get(id, frozenset()) | {class_id}
+        if description.unknown:
+            meaning[structures.names[description.unknown]] = frozenset({UNKNOWN})
         coder = cls(np.zeros(0, np.uint16), [()], list(classes))
         by_id = np.zeros(int(structures.ids.max()) + 1, np.uint16)
         for id, set_ in sorted(meaning.items()):
@@ -127,7 +145,7 @@ class _Coder:
         inner, part = mask[box], self.codes[box]
         renamed = np.arange(len(self.sets), dtype=np.uint16)
         for code in np.flatnonzero(np.bincount(part[inner])):
-            renamed[code] = self._code(frozenset(self.sets[code]) | {class_id})
+            renamed[code] = self._code((frozenset(self.sets[code]) - {UNKNOWN}) | {class_id})
         part[inner] = renamed[part[inner]]
 
     def smallest(self) -> NDArray[np.integer]:

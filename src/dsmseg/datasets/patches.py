@@ -40,13 +40,15 @@ class Patch:
     """One patch.
 
     image: HU windows scaled to [0, 1]. codes: labels; table: which of the 45 classes each code means (class 1 at index
-    0). annotated: which classes are known in this case. merged: indices (left, right) of organs whose sides the case
-    does not tell apart. start: the voxel of the case that the patch begins with, negative where it is padded.
+    0). unknown: which codes mean that nothing is known. annotated: which classes are known in this case. merged:
+    indices (left, right) of organs whose sides the case does not tell apart. start: the voxel of the case that the
+    patch begins with, negative where it is padded.
     """
 
     image: Float[Tensor, "window x y z"]
     codes: UInt8[Tensor, "x y z"]
     table: Bool[Tensor, "code class"]
+    unknown: Bool[Tensor, "code"]
     annotated: Bool[Tensor, "class"]
     merged: tuple[tuple[int, int], ...]
     case: str
@@ -60,6 +62,13 @@ class Patch:
         for index in np.flatnonzero(table[present].any(axis=0)):
             np.take(table[:, index], codes, out=masks[index])
         return torch.from_numpy(masks)
+
+    def known(self) -> Bool[Tensor, "x y z"] | None:
+        """Give the voxels of which the annotated classes are known; None where all are."""
+        if not self.unknown.any():
+            return None
+        known = torch.from_numpy(~self.unknown.numpy()[self.codes.numpy()])
+        return None if known.all() else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,7 @@ class PatchDataset(Dataset[Patch]):
             image=image,
             codes=torch.from_numpy(raw.codes),
             table=torch.from_numpy(case.table),
+            unknown=torch.from_numpy(case.unknown_codes),
             annotated=annotated,
             merged=tuple((left - 1, right - 1) for right, left in case.record.merged),
             case=case.name,
@@ -288,8 +298,18 @@ def collate(patches: Sequence[Patch]) -> PatchBatch:
         masks=torch.stack([patch.masks() for patch in patches]),
         annotated=torch.stack([patch.annotated for patch in patches]),
         merged=tuple((item, left, right) for item, patch in enumerate(patches) for left, right in patch.merged),
+        known=stack_known([patch.known() for patch in patches], patches[0].codes.shape),
     )
     return PatchBatch(torch.stack([patch.image for patch in patches]), labels, tuple(patch.case for patch in patches))
+
+
+def stack_known(
+    known: Sequence[Bool[Tensor, "x y z"] | None], shape: Sequence[int]
+) -> Bool[Tensor, "batch x y z"] | None:
+    """Put together what is known of each patch; None where all is known of all."""
+    if all(one is None for one in known):
+        return None
+    return torch.stack([torch.ones(tuple(shape), dtype=torch.bool) if one is None else one for one in known])
 
 
 def _windows(

@@ -28,6 +28,7 @@ from dsmseg.datasets.verification.content import Body, check_content, find_body
 from dsmseg.datasets.verification.findings import Check, Finding
 from dsmseg.errors import InputError
 from dsmseg.files import checksum, replacing_folder, write_json
+from dsmseg.taxonomy import find
 from dsmseg.volume import bounding_box, source_files
 
 VERSION = 1  # of what this file does with a case; a new number prepares all cases anew
@@ -72,6 +73,7 @@ def prepare_case(job: Job, store: Store) -> list[Finding]:
         job.description,
         settings.spacing,
         None if body.middle is None else body.middle - box[0].start,
+        case=job.files.id,
     )
     hu = loaded.image.array[box]
     low, high = settings.hu_window
@@ -134,6 +136,8 @@ def description_hash(description: Description) -> str:
     """Give the checksum of all that decides how a data set's cases are prepared."""
     deciding = {"layout", "labels", "classes", "separated", "optional"}
     text = f"{VERSION} {description.model_dump_json(include=deciding)}"
+    if description.unknown or description.absent or description.unlabelled:  # others are older than these settings
+        text += description.model_dump_json(include={"unknown", "absent", "unlabelled"})
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -199,6 +203,7 @@ def _record(
         body_ml=round(float(np.count_nonzero(body.mask)) * loaded.image.grid.voxel_volume_ml, 1),
         hu=_statistics(loaded.image.array, body.mask),
         accepted=tuple(accepted),
+        absent=tuple(sorted(find(name).id for name in job.description.absent.get(job.files.id, ()))),
     )
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from dsmseg.datasets.description import Placing
 from dsmseg.datasets.fingerprint import SIDE, Fingerprint
-from dsmseg.datasets.labelling import class_table
+from dsmseg.datasets.labelling import class_table, unknown_codes
 from dsmseg.errors import InputError
 from dsmseg.files import write_json
 
@@ -72,7 +72,8 @@ class CaseRecord(BaseModel):
     own_shape, own_affine: the grid of the scan's file. placing: how the labels lay on the scan. sets: the taxonomy ids
     that each code of the labels means. annotated: ids that are known in this case. merged: (right, left) ids of organs
     whose sides could not be told apart. voxels: how many each class has, by id. hu: statistics over the body before
-    clipping. accepted: findings that the case was taken in spite of.
+    clipping. accepted: findings that the case was taken in spite of. absent: ids of the kinds of tumor that the scan is
+    known to lack, though its labels do not tell of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,6 +95,7 @@ class CaseRecord(BaseModel):
     body_ml: float
     hu: dict[str, float]
     accepted: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,11 @@ class StoredCase:
     def table(self) -> Bool[NDArray[np.bool_], "code class"]:
         """Tell of each code which of the 45 classes it means (class 1 is at index 0)."""
         return class_table(self.record.sets)
+
+    @cached_property
+    def unknown_codes(self) -> Bool[NDArray[np.bool_], "code"]:
+        """Tell which codes mean that nothing is known."""
+        return unknown_codes(self.record.sets)
 
     def mask(self, class_id: int) -> Bool[NDArray[np.bool_], "x y z"]:
         """Mark all voxels of a class."""

@@ -20,7 +20,7 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from dsmseg import checkpoint
 from dsmseg.checkpoint import Card, OperatingPoint
 from dsmseg.datasets.labelled import Labelled, LabelledCase, spread
-from dsmseg.datasets.labelling import class_table
+from dsmseg.datasets.labelling import class_table, unknown_codes
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.evaluation.candidates import Candidates, find_candidates, joined
 from dsmseg.evaluation.operating_points import (
@@ -41,6 +41,7 @@ from dsmseg.taxonomy import StructureClass, by_id, find
 from dsmseg.volume import Volume, resample_onto
 
 Value = TypeVar("Value")
+_Number = TypeVar("_Number", bound=np.generic)
 
 MOST_FOR_UNSEEN = 12
 """Cases that kinds without any label are computed on: many kinds, of which false lesions alone are counted."""
@@ -199,7 +200,7 @@ def look_at(
     reference = _Reference.on(maps, case)
     organs = {name: value for name, value in _organ_dice(maps, reference, card) if value is not None}
     tumors = {
-        name: find_candidates(scores, reference.mask(find(name).id), maps.grid.voxel_volume_ml)
+        name: find_candidates(reference.known(scores), reference.mask(find(name).id), maps.grid.voxel_volume_ml)
         for name, scores in maps.tumors.items()
         if find(name).id in reference.annotated
     }
@@ -214,6 +215,7 @@ class _Reference:
 
     codes: NDArray[np.integer]
     table: Bool[NDArray[np.bool_], "code class"]
+    unknown: Bool[NDArray[np.bool_], "code"]
     annotated: frozenset[int]
     merged: tuple[tuple[int, int], ...]
 
@@ -222,12 +224,17 @@ class _Reference:
         """Bring labels to the working grid, each voxel the nearest."""
         labels, image = case.labels, case.image
         codes = resample_onto(Volume(labels.codes, image.affine, image.grid), maps.grid, nearest=True).array
-        return cls(codes, class_table(labels.sets), frozenset(labels.annotated), labels.merged)
+        known = frozenset(labels.annotated)
+        return cls(codes, class_table(labels.sets), unknown_codes(labels.sets), known, labels.merged)
 
     def mask(self, class_id: int) -> Bool[NDArray[np.bool_], "x y z"]:
         """Mark the voxels of a class."""
         marked: NDArray[np.bool_] = self.table[:, class_id - 1][self.codes]
         return marked
+
+    def known(self, values: NDArray[_Number]) -> NDArray[_Number]:
+        """Give values of the working grid that are 0 where the labels tell nothing: there is no right or wrong."""
+        return np.where(self.unknown[self.codes], values.dtype.type(0), values) if self.unknown.any() else values
 
 
 def _organ_dice(maps: WorkingMaps, reference: _Reference, card: Card) -> Iterator[tuple[str, float | None]]:
@@ -238,7 +245,7 @@ def _organ_dice(maps: WorkingMaps, reference: _Reference, card: Card) -> Iterato
     for sides in sorted(one for one in structures if known.issuperset(one)):
         mask = np.logical_or.reduce([reference.mask(one) for one in sides])
         if mask.any():
-            found = np.isin(maps.organs, sides)
+            found = reference.known(np.isin(maps.organs, sides))
             yield " + ".join(by_id(one).name for one in sides), count_overlap(mask, found).dsc
 
 

@@ -46,7 +46,7 @@ def hungarian_loss(
     classification = functional.nll_loss(log_probability.transpose(1, 2), target, weight)
     masks = torch.zeros(proposals.mask_logits.shape, dtype=torch.bool, device=match.device)
     masks[item, query] = labels.masks[item, matched_class]
-    matched = PartialLabels(masks, match.any(dim=2))
+    matched = PartialLabels(masks, match.any(dim=2), known=labels.known)
     return classification + mask_loss(
         proposals.mask_logits, matched, cross_entropy_weight=cross_entropy_weight, least_share=least_share
     )
@@ -67,7 +67,10 @@ def match_queries(
     present = known & labels.masks.flatten(2).any(-1)
     for item, classes in enumerate(present):
         index = classes.nonzero().squeeze(1)
-        dice, cross_entropy = _pair_terms(proposals.mask_logits[item].flatten(1), labels.masks[item, index].flatten(1))
+        logits, masks = proposals.mask_logits[item].flatten(1), labels.masks[item, index].flatten(1)
+        if labels.known is not None:
+            logits, masks = (one[:, labels.known[item].flatten()] for one in (logits, masks))
+        dice, cross_entropy = _pair_terms(logits, masks)
         cost = dice + cross_entropy_weight * cross_entropy - probability[item][:, index]
         queries, columns = linear_sum_assignment(cost.cpu().numpy())
         match[item, torch.from_numpy(queries), index[torch.from_numpy(columns)]] = True

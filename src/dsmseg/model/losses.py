@@ -1,7 +1,7 @@
 """§ 4.1.2 and § 4.2.4: Dice and binary cross-entropy for partially labelled scans, Eq. 11-13.
 
 Unknown is not background: only classes that a scan's data set annotates enter a loss, and the others get a gradient of
-exactly zero.
+exactly zero. So do voxels of which nothing is known, of all classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,8 @@ SMOOTHING = 1.0  # voxels; makes Dice defined where a class is absent
 SMALL_LESION = 60
 """Voxels, a ball of 15 mm at 3 mm: each voxel of a smaller one counts as much as one of this, not more."""
 
+_SURELY_NOT = -30.0  # logit: it costs nothing where the class is not, and has no gradient
+
 NEARLY_ALL = 20
 """Organs of 25: TotalSegmentator's label maps know 20, and what lacks fills less than a hundredth of a body."""
 
@@ -31,11 +33,14 @@ class PartialLabels:
     annotated: which classes the scan's data set annotates, ``(batch, class)``.
     merged: pairs of class indices, such as both lungs, that this batch's data sets do not tell apart, each with the
         batch items it holds for: ``(item, left, right)``.
+    known: voxels of which the annotated classes are known, ``(batch, x, y, z)``; None where all are. No class's mask
+        holds any other.
     """
 
     masks: Bool[Tensor, "batch class x y z"]
     annotated: Bool[Tensor, "batch class"]
     merged: tuple[tuple[int, int, int], ...] = ()
+    known: Bool[Tensor, "batch x y z"] | None = None
 
 
 class MaskReadings(TypedDict):
@@ -50,7 +55,7 @@ def part_of(labels: PartialLabels, first: int, end: int) -> PartialLabels:
     """Give what is known of the classes from ``first`` up to ``end``."""
     merged = tuple(one for one in labels.merged if first <= one[1] < end and first <= one[2] < end)
     shifted = tuple((item, left - first, right - first) for item, left, right in merged)
-    return PartialLabels(labels.masks[:, first:end], labels.annotated[:, first:end], shifted)
+    return PartialLabels(labels.masks[:, first:end], labels.annotated[:, first:end], shifted, labels.known)
 
 
 def dice_loss(
@@ -124,7 +129,7 @@ def mask_loss(
         smaller they are already.
     least_share: in the cross-entropy, a class's voxels weigh as if they filled at least this share of the patch.
     """
-    logits, annotated = _merge_pairs(logits, labels)
+    logits, annotated = _merge_pairs(_where_known(logits, labels), labels)
     if certainty is None:
         certainty = logits.new_ones(annotated.shape, dtype=torch.float32)
     for item, left, right in labels.merged:
@@ -153,7 +158,7 @@ def response_loss(
     """
     total = responses[0].new_zeros((), dtype=torch.float32)
     for response, occupancy in zip(responses, _occupancies(labels.masks, responses), strict=True):
-        merged_response, annotated = _merge_pairs(response, labels)
+        merged_response, annotated = _merge_pairs(_where_known(response, labels), labels)
         # What is not annotated is left out before the terms, not only after: 0 times its overflow would be no number.
         known = merged_response.float().masked_fill(~annotated[:, :, None, None, None], 0.0)
         judged = annotated
@@ -184,6 +189,8 @@ def background_loss(
         occupancy = torch.where(annotated, occupied, 0.0).sum(1, keepdim=True).clamp(max=1.0)
         strongest = response.float().amax(1, keepdim=True)
         known = torch.where(complete, 1.0, occupancy)
+        if organs.known is not None:
+            known = known * _share_known(organs.known, response)
         terms = functional.binary_cross_entropy_with_logits(strongest, 1.0 - occupancy, reduction="none")
         total = total + (known * terms).sum() / known.sum().clamp(min=1.0)
     return total / len(background)
@@ -290,6 +297,8 @@ def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels)
     """BCE on whether each annotated class is in the patch at all (§ 4.1.2, "category information")."""
     target = labels.masks.flatten(2).any(-1).to(presence.dtype)
     presence, annotated = _merge_pairs(presence, labels)
+    if labels.known is not None:  # a class that is not seen may be where nothing is known
+        annotated = annotated & (labels.known.flatten(1).all(1)[:, None] | target.bool())
     known = presence.masked_fill(~annotated, 0.0)
     terms = functional.binary_cross_entropy_with_logits(known, target, reduction="none")
     return torch.where(annotated, terms, 0.0).sum() / annotated.sum().clamp(min=1)
@@ -299,7 +308,7 @@ def presence_loss(presence: Float[Tensor, "batch class"], labels: PartialLabels)
 def soft_dice(logits: Float[Tensor, "batch class x y z"], labels: PartialLabels) -> float:
     """Give the mean soft Dice of the annotated classes that are in the patches: how well training goes."""
     scores = []
-    logits, annotated = _merge_pairs(logits, labels)
+    logits, annotated = _merge_pairs(_where_known(logits, labels), labels)
     for item, index in annotated.nonzero().tolist():
         mask = labels.masks[item, index]
         if mask.any():
@@ -394,6 +403,27 @@ def _overlap_and_extent(sums: Float[Tensor, "batch class 4"], *, over_batch: boo
 def _foreground_weight(share: Tensor, least_share: float) -> Tensor:
     """Give by how much the voxels of classes that fill ``share`` of a patch are to count more in the cross-entropy."""
     return torch.where(share > 0, least_share / share.clamp_min(torch.finfo(torch.float32).tiny), 1.0).clamp_min(1.0)
+
+
+def _where_known(
+    logits: Float[Tensor, "batch class x_i y_i z_i"], labels: PartialLabels
+) -> Float[Tensor, "batch class x_i y_i z_i"]:
+    """Give logits that all losses may judge: where nothing is known, no class is, as its mask says, and nothing learns.
+
+    A voxel of a coarse map counts as known where most of it is.
+    """
+    if labels.known is None:
+        return logits
+    unknown = _share_known(labels.known, logits) < 0.5
+    return logits.masked_fill(unknown, _SURELY_NOT)
+
+
+def _share_known(
+    known: Bool[Tensor, "batch x y z"], like: Float[Tensor, "batch class x_i y_i z_i"]
+) -> Float[Tensor, "batch 1 x_i y_i z_i"]:
+    """Give which part of each voxel of a map is known."""
+    x, y, z = like.shape[2:]
+    return functional.adaptive_avg_pool3d(known[:, None].float(), (x, y, z))
 
 
 def _merge_pairs(logits: Tensor, labels: PartialLabels) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """One patch to learn from, and a box of one put into another (CutMix), so that bodies are mixed with bodies."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from numpy.random import Generator
 from torch import Tensor
@@ -14,7 +15,7 @@ class LearningPatch:
     """One patch to learn from.
 
     image: in [0, 1]. masks: of all 45 classes. annotated: which are known. merged: indices of pairs that are not told
-    apart. name: where it is from.
+    apart. name: where it is from. known: voxels of which the annotated classes are known; None where all are.
     """
 
     image: Float[Tensor, "window x y z"]
@@ -22,6 +23,7 @@ class LearningPatch:
     annotated: Bool[Tensor, "class"]
     merged: tuple[tuple[int, int], ...]
     name: str
+    known: Bool[Tensor, "x y z"] | None = None
 
 
 def mix(patch: LearningPatch, other: LearningPatch, random: Generator) -> LearningPatch:
@@ -39,11 +41,14 @@ def mix(patch: LearningPatch, other: LearningPatch, random: Generator) -> Learni
     image, masks = patch.image.clone(), _joined(patch, merged).clone()
     image[:, x, y, z] = other.image[:, x, y, z]
     masks[:, x, y, z] = _joined(other, merged)[:, x, y, z]
-    known = patch.annotated & other.annotated
-    masks[~known] = False
-    return replace(
-        patch, image=image, masks=masks, annotated=known, merged=merged, name=f"{patch.name} with {other.name}"
-    )
+    annotated = patch.annotated & other.annotated
+    masks[~annotated] = False
+    known = None
+    if patch.known is not None or other.known is not None:
+        known = torch.ones(patch.image.shape[1:], dtype=torch.bool) if patch.known is None else patch.known.clone()
+        known[x, y, z] = True if other.known is None else other.known[x, y, z]
+    name = f"{patch.name} with {other.name}"
+    return LearningPatch(image, masks, annotated, merged, name, known)
 
 
 def _joined(patch: LearningPatch, merged: tuple[tuple[int, int], ...]) -> Bool[Tensor, "class x y z"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from dsmseg.datasets.patches import Balance, PatchDataset, PatchSampler
+from dsmseg.datasets.patches import Balance, PatchDataset, PatchSampler, stack_known
 from dsmseg.datasets.store import CaseRecord, StoredCase
 from dsmseg.errors import DsmsegError
 from dsmseg.inference.windows import channels
@@ -42,7 +42,9 @@ class Batch:
         """Move to a device."""
         if device.type == "cpu":
             return self
-        labels = PartialLabels(self.labels.masks.to(device), self.labels.annotated.to(device), self.labels.merged)
+        known = None if self.labels.known is None else self.labels.known.to(device)
+        masks, annotated = self.labels.masks.to(device), self.labels.annotated.to(device)
+        labels = PartialLabels(masks, annotated, self.labels.merged, known)
         return Batch(self.image.to(device), labels, self.names)
 
 
@@ -82,11 +84,11 @@ class StoredPatches:
         raw = self.dataset.read(self.sampler.draw(step * self.batch + place))
         patch = self.dataset.finish(raw)
         if self.tumors is None:
-            return LearningPatch(patch.image, patch.masks(), patch.annotated, patch.merged, patch.case)
-        record = raw.case.record
+            return LearningPatch(patch.image, patch.masks(), patch.annotated, patch.merged, patch.case, patch.known())
+        record, known = raw.case.record, patch.known()
         healthy = LabelledPatch(
             raw.hu.astype(np.float32), patch.masks().numpy(), patch.annotated.numpy(), self.absent(record),
-            raw.case.settings.spacing, patch.merged,
+            raw.case.settings.spacing, patch.merged, None if known is None else known.numpy(),
         )  # fmt: skip
         grown = put_tumors(healthy, self.tumors, stream(self.seed, "tumors", step, place))
         image = patch.image if grown.image is healthy.image else self.dataset.finish(replace(raw, hu=grown.image)).image
@@ -219,6 +221,7 @@ def collate(patches: Sequence[LearningPatch]) -> Batch:
         masks=torch.stack([patch.masks for patch in patches]),
         annotated=torch.stack([patch.annotated for patch in patches]),
         merged=tuple((item, *pair) for item, patch in enumerate(patches) for pair in patch.merged),
+        known=stack_known([patch.known for patch in patches], patches[0].image.shape[1:]),
     )
     return Batch(torch.stack([patch.image for patch in patches]), labels, tuple(patch.name for patch in patches))
 
@@ -243,12 +246,14 @@ def _beyond_slab(patch: LabelledPatch, sample: Sample) -> LabelledPatch:
     if end - first == count:
         return patch
     slices = np.arange(count).clip(first, end - 1) - first
-    return replace(patch, image=patch.image[:, :, slices], masks=patch.masks[:, :, :, slices])
+    known = None if patch.known is None else patch.known[:, :, slices]
+    return replace(patch, image=patch.image[:, :, slices], masks=patch.masks[:, :, :, slices], known=known)
 
 
 def _learning(image: Float[Tensor, "window x y z"], patch: LabelledPatch, name: str) -> LearningPatch:
     masks, annotated = torch.from_numpy(patch.masks), torch.from_numpy(patch.annotated)
-    return LearningPatch(image, masks, annotated, patch.merged, name)
+    known = None if patch.known is None else torch.from_numpy(patch.known)
+    return LearningPatch(image, masks, annotated, patch.merged, name, known)
 
 
 def _vary(image: Float[Tensor, "x y z"], random: Generator) -> Float[Tensor, "x y z"]:

@@ -29,7 +29,8 @@ class LabelledPatch:
 
     image: HU. masks: of all 45 classes (class 1 at index 0); an organ holds its tumors, the liver its vessels.
     annotated: which classes are known. absent: ids of the kinds of tumor known to be nowhere in this scan. merged:
-    indices of pairs of organs whose masks are both the union of the two. spacing: mm.
+    indices of pairs of organs whose masks are both the union of the two. spacing: mm. known: voxels of which the
+    annotated classes are known; None where all are.
     """
 
     image: Float32[NDArray[np.float32], "x y z"]
@@ -38,6 +39,7 @@ class LabelledPatch:
     absent: frozenset[int]
     spacing: tuple[float, float, float]
     merged: tuple[tuple[int, int], ...] = ()
+    known: Mask | None = None
 
     def host(self, organ: int) -> Mask | None:
         """Give the part of an organ (id) that no tumor holds; None if it is unknown or the patch has too little."""
@@ -154,10 +156,14 @@ def _inserted(
         grown = insert(ground, growth, seed, diameters=diameters)
     except InputError:  # the host is too thin for this
         return patch
-    masks = patch.masks.copy()
+    masks, known = patch.masks.copy(), patch.known
     grown.displacement.push_layers(masks)
+    if known is not None:
+        known = known.copy()
+        grown.displacement.push_layers(known[None])
+        known |= grown.mask
     _relabel(masks, grown.mask, patch, organ, growth.class_id)
-    return replace(patch, image=grown.image, masks=masks)
+    return replace(patch, image=grown.image, masks=masks, known=known)
 
 
 def _with_nodules(
@@ -172,7 +178,8 @@ def _with_nodules(
         if pasted is not None:
             masks = patch.masks.copy()
             _relabel(masks, pasted.mask, patch, organ, kind.id)
-            patch = replace(patch, image=pasted.image, masks=masks)
+            known = None if patch.known is None else patch.known | pasted.mask
+            patch = replace(patch, image=pasted.image, masks=masks, known=known)
     return patch
 
 
