@@ -16,7 +16,7 @@ from dsmseg.volume import read_labels
 SCRIPT = "datasets_page.py"
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
-EXAMPLE = TEXT[TEXT.index("## Your own data") :]
+EXAMPLE = TEXT[TEXT.index("## Your own data") : TEXT.index("### Scans without labels")]
 
 
 @pytest.fixture(scope="module")
