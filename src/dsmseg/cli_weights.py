@@ -97,13 +97,20 @@ def calibrate_weights(
     splits: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of the store: a table of parts, such as a benchmark's.")
     ] = None,
+    planted: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Copies of each scan, with a drawn tumor of each kind that it is known to lack."
+        ),
+    ] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Choose each tumor's operating point on held-out scans.
 
     Threshold, least volume and least mean score by FROC, at half a false lesion a scan. They go on the card, and
-    predict uses them. The scans should be with and without tumors, and had no part in training.
+    predict uses them. The scans should be with and without tumors, and had no part in training. Where they have few
+    lesions, --planted puts drawn ones into copies of them; the card tells how many.
     """
     from dsmseg.datasets.labelled import labelled_cases, stored_cases
     from dsmseg.evaluation.validation import calibrate
@@ -116,9 +123,8 @@ def calibrate_weights(
             cases = stored_cases(store, splits=splits, absent=partial(absent_in, None))
         else:
             raise InputError("held-out scans are in one place", mend="Give either --scans or --store.")
-        card = calibrate(
-            weights, cases, device=device, progress=lambda done, total: progress.step("Scans looked at", done, total)
-        )
+        step = partial(progress.step, "Scans looked at")
+        card = calibrate(weights, cases, planted=planted, device=device, progress=step)
     points = {name: point.model_dump(mode="json") for name, point in card.operating_points.items()}
     if as_json:
         console.document({"name": card.name, "operating_points": points})
@@ -131,6 +137,7 @@ _POINT = ("tumor", "threshold", "least ml", "least score", "lesions found", "fal
 
 def _point_row(name: str, point: "OperatingPoint") -> tuple[str, ...]:
     found = "-" if point.sensitivity is None else f"{point.sensitivity:.0%} of {point.lesions}"
+    found += f" ({point.planted} planted)" if point.planted else ""
     false = "-" if point.false_lesions is None else f"{point.false_lesions:.2f}"
     searched = "yes" if point.searched else f"no: {point.reason}"
     numbers = f"{point.threshold:.3f}", f"{point.least_volume_ml:.3f}", f"{point.least_score:.3f}"

@@ -12,9 +12,11 @@ from dsmseg.checkpoint import OperatingPoint
 from dsmseg.datasets.labelled import labelled_cases
 from dsmseg.errors import InputError, WeightsError
 from dsmseg.evaluation import validation
+from dsmseg.evaluation.planting import plant
 from dsmseg.evaluation.validation import calibrate, look_at, validate
 from dsmseg.inference import Segmenter
 from dsmseg.inference.runtime import Runtime
+from dsmseg.synthesis.noise import generator
 from dsmseg.taxonomy import find
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -47,6 +49,44 @@ def test_the_mean_score_is_of_organs_tumors_and_lesions_at_one_false_lesion_a_sc
     figures = found.figures()
     assert figures["validation sensitivity of Liver Tumor"] == 1.0
     assert all(name.startswith("validation ") for name in figures)
+
+
+def planted_in(case, seed=0):
+    return plant(case, a_card(), generator("planted", seed))
+
+
+def test_a_tumor_is_planted_where_the_scan_is_known_to_lack_it(cases):
+    healthy = cases[2].read()
+    liver, image = healthy.labels.mask(find("Liver").id), healthy.image.array.copy()
+    copy = planted_in(healthy)
+    assert copy.labels.annotated == (find("Liver Tumor").id,)
+    tumor = copy.labels.mask(find("Liver Tumor").id)
+    assert tumor.any()
+    assert not (tumor & ~liver).any()
+    changed = copy.image.array != image
+    assert changed[tumor].mean() > 0.9
+    np.testing.assert_array_equal(healthy.image.array, image)
+    np.testing.assert_array_equal(planted_in(healthy).image.array, copy.image.array)
+    assert not np.array_equal(planted_in(healthy, 1).image.array, copy.image.array)
+
+
+def test_nothing_is_planted_where_the_kind_is_shown_or_not_known_to_be_lacking(cases):
+    assert planted_in(cases[0].read()) is None
+    healthy = cases[2].read()
+    nothing_known = replace(healthy, labels=replace(healthy.labels, annotated=(find("Liver").id,)))
+    assert planted_in(nothing_known) is None
+    assert planted_in(replace(nothing_known, absent=frozenset({find("Liver Tumor").id}))) is not None
+
+
+def test_planted_lesions_count_for_the_points_and_are_told_on_them(cases, found):
+    seen = validate(KnowsDensity(), a_card(), cases, CPU, planted=3)
+    point = seen.points["Liver Tumor"]
+    assert seen.cases == found.cases == 4
+    assert seen.organs == found.organs
+    assert point.planted >= 6
+    assert point.lesions == point.planted + found.points["Liver Tumor"].lesions
+    assert point.cases == 4 + 2 * 3
+    assert found.points["Liver Tumor"].planted == 0
 
 
 def test_the_operating_point_finds_the_tumors_and_not_the_spots(found):

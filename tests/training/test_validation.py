@@ -195,7 +195,7 @@ def test_the_best_lies_beside_the_last(tmp_path):
 def test_who_is_asked_to_stop_while_the_last_weights_are_tried_stops_and_goes_on_there(held_out, monkeypatch, tmp_path):
     recipe = load_recipe(held_out, ["stage_1.length=1 step", "stage_2=null", "validation={every: 0, cases: 1}"])
 
-    def interrupted(network, card, cases, runtime, *, unseen, progress):
+    def interrupted(network, card, cases, runtime, *, progress, **_):
         signal.raise_signal(signal.SIGTERM)
         progress(1, len(cases))
 

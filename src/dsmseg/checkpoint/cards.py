@@ -37,8 +37,9 @@ class OperatingPoint(BaseModel):
 
     A voxel is labelled where the probability is above ``threshold``; of the lesions, those of at least
     ``least_volume_ml`` and a mean probability of at least ``least_score`` stay. ``sensitivity`` is the share of the
-    ``lesions`` that were found, None where there were none; ``false_lesions`` is a scan, of ``cases`` scans with and
-    without tumors. A class that is not ``searched`` is left out unless it is asked for by name; ``reason`` says why.
+    ``lesions`` that were found, None where there were none, ``planted`` of them drawn ones that were put into scans;
+    ``false_lesions`` is a scan, of ``cases`` scans with and without tumors. A class that is not ``searched`` is left
+    out unless it is asked for by name; ``reason`` says why.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class OperatingPoint(BaseModel):
     false_lesions: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     cases: Annotated[int, Field(ge=0)] = 0
     lesions: Annotated[int, Field(ge=0)] = 0
+    planted: Annotated[int, Field(ge=0)] = 0
     searched: bool = True
     reason: str = ""
 

@@ -5,7 +5,7 @@ and its candidate lesions, so that any number of scans needs the memory of one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
@@ -35,8 +35,10 @@ from dsmseg.evaluation.operating_points import (
     sensitivity_at,
 )
 from dsmseg.evaluation.overlap import count_overlap
+from dsmseg.evaluation.planting import plant
 from dsmseg.inference.runtime import Runtime, choose_runtime
 from dsmseg.inference.working_maps import WorkingMaps, working_maps
+from dsmseg.synthesis.noise import generator
 from dsmseg.taxonomy import StructureClass, by_id, find
 from dsmseg.volume import Volume, resample_onto
 
@@ -58,11 +60,13 @@ class CaseFindings:
         organs: Dice of what the reference shows, by name; both sides of an organ where it merges them.
         tumors: candidates of each class that the reference annotates, by name.
         unseen: of each kind that no label showed the weights and that the scan is known to lack, by name.
+        planted: it is a copy of a case, into which tumors were put: see `plant`.
     """
 
     organs: dict[str, float]
     tumors: dict[str, Candidates]
     unseen: dict[str, Candidates] = field(default_factory=dict)
+    planted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,18 @@ class Validation:
         organs = {name: fmean(values) for name, values in _by_name(one.organs for one in findings).items()}
         candidates = {name: joined(ones) for name, ones in _by_name(one.tumors for one in findings).items()}
         tumors = {name: _figures(one) for name, one in candidates.items() if one.lesions}
-        points = {name: operating_point(one, false_per_scan) for name, one in candidates.items()}
+        drawn = _by_name(one.tumors for one in findings if one.planted)
+        points = {
+            name: operating_point(one, false_per_scan).model_copy(
+                update={"planted": sum(each.lesions for each in drawn.get(name, []))}
+            )
+            for name, one in candidates.items()
+        }
         unseen = {name: joined(ones) for name, ones in _by_name(one.unseen for one in findings).items()}
         points |= {
             name: point_without_lesions(one, FALSE_OF_UNSEEN, LEAST_VOLUMES_ML[-1]) for name, one in unseen.items()
         }
-        return cls(len(findings), organs, tumors, points)
+        return cls(sum(not one.planted for one in findings), organs, tumors, points)
 
     @property
     def means(self) -> dict[str, float]:
@@ -138,6 +148,7 @@ def validate(
     runtime: Runtime,
     *,
     unseen: bool = False,
+    planted: int = 0,
     progress: Progress | None = None,
 ) -> Validation:
     """Segment and measure the cases.
@@ -148,6 +159,7 @@ def validate(
         cases: held-out, with labels.
         runtime: device and precision.
         unseen: kinds that no label showed the weights are computed too, on some of the cases, for their points.
+        planted: so many copies of each case, with a tumor of each kind that it lacks put in, are measured beside it.
         progress: is called after each case.
 
     Raises:
@@ -158,18 +170,28 @@ def validate(
     asked = {id(case) for case in spread(cases, MOST_FOR_UNSEEN)} if unseen else set()
     for done, case in enumerate(cases, start=1):
         kinds = card.unseen if id(case) in asked else ()
-        findings.append(look_at(case.read(), placed, card, runtime, kinds))
+        labelled = case.read()
+        findings.append(look_at(labelled, placed, card, runtime, kinds))
+        for number in range(planted):
+            copy = plant(labelled, card, generator("planted", case.name, number))
+            if copy is not None:
+                findings.append(replace(look_at(copy, placed, card, runtime), planted=True))
         if progress is not None:
             progress(done, len(cases))
     return Validation.of(findings)
 
 
 def calibrate(
-    weights: str | Path, cases: Sequence[LabelledCase], *, device: str = "auto", progress: Progress | None = None
+    weights: str | Path,
+    cases: Sequence[LabelledCase],
+    *,
+    planted: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> Card:
     """Choose operating points on held-out cases, and write them on the card of ``weights``, which stay as they are.
 
-    Points of classes that no case annotates stay too.
+    Points of classes that no case annotates stay too. ``planted`` as for `validate`.
 
     Raises:
         WeightsError: the weights are missing, damaged or know no tumor.
@@ -180,9 +202,8 @@ def calibrate(
     if not loaded.card.tumors:
         mend = "Name weights of a Stage 2."
         raise WeightsError("knows no tumor, so there is nothing to choose", where=loaded.path, mend=mend)
-    found = validate(
-        checkpoint.network(loaded), loaded.card, cases, choose_runtime(device), unseen=True, progress=progress
-    )
+    network, runtime = checkpoint.network(loaded), choose_runtime(device)
+    found = validate(network, loaded.card, cases, runtime, unseen=True, planted=planted, progress=progress)
     if not found.points:
         what = f"none of the {len(cases)} cases annotates a tumor that the weights know"
         raise InputError(what, where=loaded.path, mend=f"They know: {', '.join(loaded.card.tumors)}.")

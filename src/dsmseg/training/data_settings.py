@@ -198,13 +198,15 @@ class Validation(Section):
     every: steps from one validation to the next; 0: at the end alone. cases: at most so many each time, evenly taken
     from all; at the end all are taken, for the operating points. scans: a folder of scans with label maps, in nnU-Net's
     layout or a public data set's. store: another store than the recipe's. Without either, it is the recipe's store;
-    of a store, the cases that its splits have for validation.
+    of a store, the cases that its splits have for validation. planted: so many copies of each case are measured beside
+    it, with a drawn tumor of each kind that it is known to lack: a few scans have too few lesions to choose points by.
     """
 
     every: Natural = 500
     cases: Count = 8
     scans: Path | None = None
     store: Store | None = None
+    planted: Natural = 0
 
 
 def healthy_organs(body: BodySource) -> frozenset[int]:

@@ -113,7 +113,8 @@ class Validator:
     ) -> Validation:
         with torch.random.fork_rng(devices=[]):  # a network draws its first weights, which no run is to notice
             network = checkpoint.network(Checkpoint(card, state, self._best))
-        return validate(network, card, cases, self.runtime, unseen=unseen, progress=progress)
+        planted = self.plan.planted if self.plan else 0
+        return validate(network, card, cases, self.runtime, unseen=unseen, planted=planted, progress=progress)
 
 
 def _with_figures(card: Card, name: str, found: Validation) -> Card:

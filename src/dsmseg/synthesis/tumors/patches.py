@@ -102,6 +102,23 @@ def put_tumors(patch: LabelledPatch, plan: TumorPlan, random: Generator) -> Labe
     return patch
 
 
+def put_one_of_each(patch: LabelledPatch, kinds: tuple[StructureClass, ...], random: Generator) -> LabelledPatch:
+    """Put a tumor of each kind, as they occur, into a scan that is known to have none of it; all these are annotated.
+
+    A kind stays out where no host of it is known and has room.
+    """
+    for kind, organs in _hosts(patch, kinds):
+        if patch.masks[kind.id - 1].any():
+            continue
+        organ = organs[int(random.integers(len(organs)))]
+        grown = _inserted(patch, Growth.of(kind), organ, None, seed_of(random))
+        if grown is not patch:
+            annotated = grown.annotated.copy()
+            annotated[kind.id - 1] = True
+            patch = replace(grown, annotated=annotated)
+    return patch
+
+
 def _tumor(kind: StructureClass, plan: TumorPlan, random: Generator) -> Growth:
     generic = generic_lesions(kind)
     if generic and random.random() < plan.generic:
