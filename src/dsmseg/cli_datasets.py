@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsmseg import console
-from dsmseg.cli_options import STYLE, YOURS_TO_MEND, AsJson
+from dsmseg.cli_options import STYLE, YOURS_TO_MEND, AsJson, Device
 from dsmseg.errors import InputError
 from dsmseg.resources import cores
 
@@ -140,7 +140,7 @@ def pseudo_label(
         str | None,
         typer.Option(metavar="NAMES", help="Organs to take from the weights, such as liver,kidneys. Default: all."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Label scans that have no labels with what weights find in them, as a data set to train on.

@@ -365,6 +365,12 @@ def test_voxels_of_which_nothing_is_known_are_read_in_either_form(tmp_path, name
         assert found.labels[found.unknown] == 2
 
 
+@pytest.mark.parametrize("own", [None, 3, "absent", ["absent"]])
+def test_what_is_not_dsmseg_s_own_word_of_cases_is_passed_over(tmp_path, own):
+    found = describe_index(index(tmp_path / "own", NNUNET | {"labels": {"liver": 1}, "dsmseg": own}))
+    assert (found.absent, found.unlabelled) == ({}, {})
+
+
 @given(
     st.recursive(
         st.none()

@@ -129,8 +129,8 @@ def _with_ignored(described: dict[str, Any], ignored: int | None) -> dict[str, A
 
 def _by_case(content: Mapping[str, Any]) -> dict[str, Any]:
     """Give what dsmseg's own dataset.json (`dsmseg datasets pseudo-label`) tells of single cases."""
-    own = content.get("dsmseg", {})
-    return {name: own[name] for name in ("absent", "unlabelled") if name in own}
+    own = content.get("dsmseg")
+    return {name: own[name] for name in ("absent", "unlabelled") if name in own} if isinstance(own, Mapping) else {}
 
 
 def _channels(content: Any) -> list[str]:

@@ -57,6 +57,17 @@ def class_table(sets: tuple[tuple[int, ...], ...]) -> Bool[NDArray[np.bool_], "c
     return table
 
 
+def class_masks(
+    codes: Int[NDArray[np.integer], "x y z"], table: Bool[NDArray[np.bool_], "code class"]
+) -> Bool[NDArray[np.bool_], "class x y z"]:
+    """Give the voxels of each of the 45 classes (class 1 at index 0)."""
+    masks = np.zeros((table.shape[1], *codes.shape), dtype=bool)
+    present = np.bincount(codes.ravel(), minlength=len(table)) > 0
+    for index in np.flatnonzero(table[present].any(axis=0)):
+        np.take(table[:, index], codes, out=masks[index])
+    return masks
+
+
 def unknown_codes(sets: tuple[tuple[int, ...], ...]) -> Bool[NDArray[np.bool_], "code"]:
     """Tell which codes mean that nothing is known."""
     return np.array([UNKNOWN in classes for classes in sets])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from dsmseg.datasets.labelling import class_masks
 from dsmseg.datasets.store import StoredArray, StoredCase
 from dsmseg.errors import InputError
 from dsmseg.model.losses import PartialLabels
@@ -56,12 +57,7 @@ class Patch:
 
     def masks(self) -> Bool[Tensor, "class x y z"]:
         """Give the voxels of each of the 45 classes; all False for those that are not annotated."""
-        codes, table = self.codes.numpy(), self.table.numpy()
-        masks = np.zeros((len(CLASSES), *codes.shape), dtype=bool)
-        present = np.bincount(codes.ravel(), minlength=len(table)) > 0
-        for index in np.flatnonzero(table[present].any(axis=0)):
-            np.take(table[:, index], codes, out=masks[index])
-        return torch.from_numpy(masks)
+        return torch.from_numpy(class_masks(self.codes.numpy(), self.table.numpy()))
 
     def known(self) -> Bool[Tensor, "x y z"] | None:
         """Give the voxels of which the annotated classes are known; None where all are."""

@@ -119,7 +119,7 @@ def _are_unchanged(files: CaseFiles, stored: StoredCase) -> bool:
     if any(sum(path.stat().st_size for path in paths) != known[name].bytes for name, paths in sources.items()):
         return False
     made = record.stat().st_mtime_ns
-    unchanged = all(_state(paths) == known[name].state for name, paths in sources.items())
+    unchanged = all(state_of(paths) == known[name].state for name, paths in sources.items())
     latest = max(max(one.st_mtime_ns, one.st_ctime_ns) for paths in sources.values() for one in map(Path.stat, paths))
     if unchanged and latest < made:
         return True
@@ -246,7 +246,7 @@ def _sources(files: CaseFiles) -> list[SourceFile]:
         digest = checksum(paths)
         try:
             size = sum(path.stat().st_size for path in paths)
-            state = _state(paths)
+            state = state_of(paths)
         except OSError as error:
             mend = "Check the path and its permissions."
             where = error.filename or paths[0]
@@ -255,7 +255,7 @@ def _sources(files: CaseFiles) -> list[SourceFile]:
     return sources
 
 
-def _state(paths: Sequence[Path]) -> str:
+def state_of(paths: Sequence[Path]) -> str:
     """Give a checksum of the names, sizes and times of files, which tells without reading that nothing has changed."""
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(states).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -5,7 +5,7 @@ from numpy.random import Generator
 
 from dsmseg.checkpoint import Card
 from dsmseg.datasets.labelled import Labelled
-from dsmseg.datasets.labelling import UNKNOWN, ClassLabels, unknown_codes
+from dsmseg.datasets.labelling import UNKNOWN, ClassLabels, class_masks, unknown_codes
 from dsmseg.synthesis.tumors.patches import LabelledPatch, put_one_of_each
 from dsmseg.taxonomy import CLASSES, TUMORS
 from dsmseg.volume import Volume, resample, resample_onto
@@ -26,10 +26,7 @@ def plant(case: Labelled, card: Card, random: Generator) -> Labelled | None:
     image = resample(case.image, (x, y, z))
     labels = case.labels
     codes = resample_onto(Volume(labels.codes, case.image.affine, case.image.grid), image.grid, nearest=True).array
-    table = labels.table
-    masks = np.zeros((len(CLASSES), *codes.shape), np.bool_)
-    for id in labels.annotated:
-        np.take(table[:, id - 1], codes, out=masks[id - 1])
+    masks = class_masks(codes, labels.table)
     annotated = np.zeros(len(CLASSES), np.bool_)
     annotated[[id - 1 for id in labels.annotated]] = True
     unknown = unknown_codes(labels.sets)

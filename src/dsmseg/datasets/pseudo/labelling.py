@@ -6,7 +6,6 @@ at, ``cases`` with what was done, and ``findings.csv`` with what was found of ea
 """
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from dsmseg import __version__, checkpoint
 from dsmseg.datasets.atlas import atlas
 from dsmseg.datasets.loading import agree as grids_agree
+from dsmseg.datasets.preparation import state_of
 from dsmseg.datasets.pseudo.agreement import LOOKS, agree, look_at
-from dsmseg.datasets.pseudo.plausibility import OrganReport, ids_of, judge
+from dsmseg.datasets.pseudo.plausibility import OrganReport, centers_of, ids_of, judge
 from dsmseg.datasets.pseudo.table import NOTHING, Knowledge, read_table
 from dsmseg.errors import InputError
 from dsmseg.evaluation.labels import parse_meaning, read_meaning
@@ -160,11 +160,10 @@ def _state(path: Path) -> str:
     """Give a checksum of names, sizes and times, which tells without reading that nothing has changed."""
     paths = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
     try:
-        states = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
+        return state_of(paths)
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
         raise InputError(what, where=path, mend="Check the path and its permissions.") from error
-    return hashlib.sha256(repr(states).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def _unchanged(record: Path, settings: dict[str, Any]) -> Labelled | None:
@@ -252,13 +251,9 @@ def _put_given(
 
 def _not_in_scan(volume: Volume, labels: Labels, missing: frozenset[int]) -> frozenset[int]:
     """Give those of the organs that were not found which the others put far outside of the scan."""
-    present = [int(one) for one in np.flatnonzero(np.bincount(labels.ravel(), minlength=UNKNOWN_ID + 1)) if one]
-    if not present:
+    offsets = [center - atlas().center[by_id(id).name] for id, center in centers_of(volume, labels).items()]
+    if not offsets:
         return frozenset()
-    offsets = []
-    for id in present:
-        center = np.array([axis.mean() for axis in np.nonzero(labels == id)])
-        offsets.append(volume.affine[:3, :3] @ center + volume.affine[:3, 3] - atlas().center[by_id(id).name])
     offset = np.median(offsets, axis=0)
     first = volume.affine[:3, 3]
     last = first + volume.affine[:3, :3] @ (np.array(volume.array.shape) - 1)

@@ -15,6 +15,8 @@ _LEAST_AGREEING = 0.7  # mean Dice of single looks with what most of them say. O
 _TOO_FAR_MM = 90.0
 """From where the atlas puts an organ's center beside the others: half of a trunk's width. Our choice: wide, since
 bodies differ by size and scans show parts of organs."""
+_Measured = tuple[int, float, NDArray[np.float64]]  # voxels, mean HU, center in voxels
+
 _LEAST_WITNESSES = 3  # organs, of which the median place tells where the body lies
 
 
@@ -49,8 +51,7 @@ def judge(
         given: ids of organs that were labelled: they are what the others are judged by, too.
     """
     found = _measure(volume.array, labels)
-    centers = {id: volume.affine[:3, :3] @ place + volume.affine[:3, 3] for id, (_, _, place) in found.items()}
-    apart = _distances(centers)
+    apart = _distances(_in_mm(volume, found))
     reports = []
     for id, (voxels, hu, _) in sorted(found.items()):
         name = by_id(id).name
@@ -59,6 +60,15 @@ def judge(
         against = "" if id in given else _against(name, ml, hu, share, apart.get(id))
         reports.append(OrganReport(name, round(ml, 1), round(hu, 1), round(share, 3), id in given, against))
     return reports
+
+
+def centers_of(volume: Volume, labels: UInt8[NDArray[np.uint8], "x y z"]) -> dict[int, NDArray[np.float64]]:
+    """Give the center of each label in mm RAS."""
+    return _in_mm(volume, _measure(volume.array, labels))
+
+
+def _in_mm(volume: Volume, found: Mapping[int, _Measured]) -> dict[int, NDArray[np.float64]]:
+    return {id: volume.affine[:3, :3] @ place + volume.affine[:3, 3] for id, (_, _, place) in found.items()}
 
 
 def _against(name: str, ml: float, hu: float, agreeing: float, apart_mm: float | None) -> str:
@@ -81,7 +91,7 @@ _WIDE = frozenset({"Colon", "Intestine", "Aorta", "Esophagus", "Postcava", "Rect
 
 def _measure(
     hu: Float32[NDArray[np.float32], "x y z"], labels: UInt8[NDArray[np.uint8], "x y z"]
-) -> dict[int, tuple[int, float, NDArray[np.float64]]]:
+) -> dict[int, _Measured]:
     """Give voxels, mean HU and center (in voxels) of each id, slice by slice so that little memory is taken."""
     sums = np.zeros((256, 5))
     x, y = (line.ravel().astype(float) for line in np.meshgrid(*map(np.arange, labels.shape[:2]), indexing="ij"))
